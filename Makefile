@@ -1,0 +1,75 @@
+# Everything runs from .venv, which `make setup` builds with nothing but Python 3.11+ (and git for the clone).
+# Another Python: make setup PYTHON=python3.13
+PYTHON ?= python3
+# Where PyTorch comes from. On Linux, PyPI's wheel is the CUDA build (several GB); the small CPU build comes with
+# make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+# Narrows the test suite: make unit PYTEST_ARGS="-k circle -x"
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# A person sees pip's progress, a log only its complaints.
+QUIET := $$([ -t 2 ] || echo --quiet)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test check unit bench format lock image clean
+
+help: ## Show this list.
+	@echo "Taskloom: multi-task learning as a service. Start with: make demo"
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# The mark is set last, so an installation that failed half-way is taken up again by the next make.
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Taskloom needs Python 3.11 or newer, and there is no $(PYTHON) here." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit("Taskloom needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; name another with: make setup PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@rm -f $@
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing Taskloom and its tools into $(VENV): a few minutes, PyTorch is large."
+	@$(if $(TORCH_INDEX),$(PIP) install $(QUIET) --no-deps --extra-index-url $(TORCH_INDEX) "$$(grep '^torch==' constraints.txt)")
+	@$(PIP) install $(QUIET) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(READY) ## Make .venv with Taskloom and all that developing it needs.
+
+demo: $(READY) ## Play the tutorial and a real data set through a real server and worker.
+	$(BIN)/taskloom demo
+
+serve: $(READY) ## Start the server and its worker on http://127.0.0.1:8000, data in ./data.
+	$(BIN)/taskloom serve
+
+test: check unit ## All checks below, then the whole test suite.
+
+check: $(READY) ## Format and lint, strict types, import contracts, Dockerfile and compose file.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+unit: $(READY) ## The test suite alone; PYTEST_ARGS="-k name" narrows it.
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+bench: $(READY) ## Run every benchmark in benchmarks/.
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+format: $(READY) ## Put the code into the house format.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# What is left out differs by platform: PyTorch's build suffix, and the CUDA packages that only Linux has.
+lock: $(READY) ## Write the versions installed now to constraints.txt.
+	@$(PIP) freeze --all --exclude-editable > $(VENV)/freeze.txt
+	@{ echo "# The versions that \`make setup\` and the image install; written by \`make lock\`."; \
+	  sed -E 's/^(torch==[0-9.]+)\+.*/\1/' $(VENV)/freeze.txt | grep -viE '^(#|pip=|wheel=|nvidia|triton|cuda)'; } > constraints.txt
+	@touch $(READY)
+
+image: ## Build the container image taskloom:latest (CPU); TORCH_INDEX= takes the CUDA build.
+	docker build $(if $(filter file,$(origin TORCH_INDEX)),,--build-arg TORCH_INDEX=$(TORCH_INDEX)) -t taskloom:latest .
+
+clean: ## Remove .venv and caches; data/ stays.
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info

@@ -1,0 +1,1 @@
+"""The Taskloom service: HTTP API, database, artifact store, worker and command line around ``mtl_core``."""

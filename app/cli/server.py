@@ -1,0 +1,95 @@
+"""``taskloom serve``: the HTTP server, and the worker that goes with it."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+
+import typer
+import uvicorn
+
+from app.logs import configure_logs, get_logger
+from app.main import SchemaOutOfDateError, create_app
+from app.settings import Settings
+
+log = get_logger(__name__)
+
+_RESTART_SECONDS = 1.0
+_STOP_SECONDS = 15.0
+
+
+class EmbeddedWorker:
+    """A worker process beside the server, started again should it die.
+
+    It stops when the pipe to it closes, which happens however this process ends.
+    """
+
+    def __init__(self) -> None:
+        self._stopping = threading.Event()
+        self._process = self._start()
+        self._thread = threading.Thread(target=self._keep, daemon=True, name="worker-keeper")
+        self._thread.start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "app.cli", "worker", "--stop-on-stdin-close"]
+        return subprocess.Popen(command, stdin=subprocess.PIPE)
+
+    def _keep(self) -> None:
+        while True:
+            code = self._process.wait()
+            if self._stopping.wait(_RESTART_SECONDS):
+                return
+            log.error("worker died, starting another", exit_code=code)
+            self._process = self._start()
+
+    def stop(self) -> None:
+        """Have the worker give its runs back, and wait until it is gone."""
+        self._stopping.set()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+
+def run_server(settings: Settings, *, with_worker: bool) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    configure_logs(settings)
+    listener = _listen(settings)
+    host, port = listener.getsockname()[:2]
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=10)
+    )
+    worker = EmbeddedWorker() if with_worker else None
+    shown = f"[{host}]" if ":" in host else host
+    log.info(
+        "serving",
+        url=f"http://{shown}:{port}",
+        docs=f"http://{shown}:{port}/docs",
+        data=str(settings.data_dir),
+    )
+    try:
+        server.run(sockets=[listener])
+    except SchemaOutOfDateError as error:
+        typer.echo(f"taskloom: {error}", err=True)
+        raise typer.Exit(2) from None
+    finally:
+        if worker:
+            worker.stop()
+    if not server.started:
+        raise typer.Exit(3)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        return socket.create_server(
+            (settings.host, settings.port),
+            family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET,
+            backlog=2048,
+        )
+    except OSError as error:
+        typer.echo(f"taskloom: cannot listen on {settings.host}:{settings.port}: {error}", err=True)
+        raise typer.Exit(2) from None

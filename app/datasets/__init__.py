@@ -1,0 +1,1 @@
+"""Datasets: named splits of fields and labels, bound to tasks by name."""

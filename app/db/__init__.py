@@ -1,0 +1,1 @@
+"""The database: sessions, the schema, and its migrations."""

@@ -1,0 +1,39 @@
+"""Brings a database to the newest schema, or says whether it is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine
+
+import migrations
+
+
+def upgrade(engine: Engine) -> None:
+    """Migrate to the newest revision; processes that do so at once take turns."""
+    config = _config()
+    with engine.connect().execution_options(taskloom_writes=True) as connection, connection.begin():
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7355608)")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def pending(engine: Engine) -> str | None:
+    """Say what stands between the database and the newest revision; None where nothing does."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    with engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+    if current == head:
+        return None
+    return f"the database is at revision {current}, this release needs {head}: run `taskloom db upgrade`"
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    return config

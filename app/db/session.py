@@ -1,0 +1,84 @@
+"""The database: engine and transactions, the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy.orm import Session, sessionmaker
+
+
+class Database:
+    """Opens transactions.
+
+    Args:
+        url: SQLAlchemy URL of SQLite or PostgreSQL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.engine = _engine(url)
+        self._readers = sessionmaker(self.engine)
+        self._writers = sessionmaker(self.engine.execution_options(taskloom_writes=True))
+
+    def session(self, *, writes: bool) -> Session:
+        """Return a session whose transaction begins with its first statement.
+
+        Args:
+            writes: Whether it may write: SQLite then takes its one write lock at once, so that no transaction
+                fails half-way for want of it.
+        """
+        return self._writers() if writes else self._readers()
+
+    @contextmanager
+    def read(self) -> Generator[Session]:
+        """Open a session to read in."""
+        with self.session(writes=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Generator[Session]:
+        """Open a transaction; it commits at the end of the block, or rolls back if the block raises."""
+        with self.session(writes=True) as session, session.begin():
+            yield session
+
+    def dispose(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+def database_now(session: Session) -> datetime:
+    """Return the database's own time in UTC: the one clock that all processes share."""
+    if session.get_bind().dialect.name == "sqlite":
+        text = session.execute(select(func.strftime("%Y-%m-%dT%H:%M:%f", "now"))).scalar_one()
+        return datetime.fromisoformat(text).replace(tzinfo=UTC)
+    return session.execute(select(func.clock_timestamp())).scalar_one().astimezone(UTC)
+
+
+def _engine(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=30)
+    if parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        parsed, connect_args={"check_same_thread": False, "timeout": 30}, pool_size=10, max_overflow=30
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # The driver would begin transactions by its own rules; we say BEGIN ourselves.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("taskloom_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

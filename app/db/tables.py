@@ -1,0 +1,228 @@
+"""The whole schema at a glance; ``migrations/`` holds its history."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    String,
+    TypeDecorator,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+Json = dict[str, Any]
+JsonList = list[Any]
+Name = String(128)
+Id = String(40)
+Sha256 = String(64)
+# SQLite numbers rows by itself only where the type is INTEGER.
+RowId = BigInteger().with_variant(Integer, "sqlite")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A time in UTC, aware of it on every database (SQLite itself keeps no time zones)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Store UTC."""
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Answer an aware time."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def utc_now() -> datetime:
+    """Return this process's time in UTC."""
+    return datetime.now(UTC)
+
+
+class Base(DeclarativeBase):
+    """Every table."""
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        Json: JSON(none_as_null=True),
+        JsonList: JSON,
+        datetime: UtcDateTime,
+    }
+
+
+class Task(Base):
+    """A registered task; immutable."""
+
+    __tablename__ = "tasks"
+
+    name: Mapped[str] = mapped_column(Name, primary_key=True)
+    spec: Mapped[Json]
+    report: Mapped[Json]  # sizes and shapes, as the dry run found them
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Dataset(Base):
+    """A named set of splits."""
+
+    __tablename__ = "datasets"
+
+    name: Mapped[str] = mapped_column(Name, primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    splits: Mapped[list[Split]] = relationship(
+        back_populates="dataset_row", order_by="Split.created_at", cascade="all, delete-orphan"
+    )
+
+
+class Split(Base):
+    """One split of a dataset; its tensors are the artifact of that checksum; immutable."""
+
+    __tablename__ = "splits"
+
+    dataset: Mapped[str] = mapped_column(ForeignKey("datasets.name"), primary_key=True)
+    name: Mapped[str] = mapped_column(Name, primary_key=True)
+    rows: Mapped[int]
+    fields: Mapped[Json]  # field → dtype, shape of one example
+    labels: Mapped[Json]  # task → dtype, shape, how many are labelled, counts by class
+    sha256: Mapped[str] = mapped_column(Sha256, index=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    dataset_row: Mapped[Dataset] = relationship(back_populates="splits")
+
+
+class Model(Base):
+    """A set of tasks that share modules by name."""
+
+    __tablename__ = "models"
+
+    name: Mapped[str] = mapped_column(Name, primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    tasks: Mapped[list[ModelTask]] = relationship(
+        order_by="ModelTask.position", cascade="all, delete-orphan", passive_deletes=True
+    )
+    aliases: Mapped[list[Alias]] = relationship(
+        order_by="Alias.name", cascade="all, delete-orphan", passive_deletes=True
+    )
+
+
+class ModelTask(Base):
+    """A task's place in a model."""
+
+    __tablename__ = "model_tasks"
+
+    model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"), primary_key=True)
+    task: Mapped[str] = mapped_column(ForeignKey("tasks.name"), primary_key=True, index=True)
+    position: Mapped[int]
+    task_row: Mapped[Task] = relationship()
+
+
+class Run(Base):
+    """One training or scoring of a model, and its lease while a worker has it."""
+
+    __tablename__ = "runs"
+    __table_args__ = (Index("ix_runs_status_id", "status", "id"), Index("ix_runs_model_id", "model", "id"))
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"))
+    kind: Mapped[str] = mapped_column(String(16))
+    status: Mapped[str] = mapped_column(String(16))
+    request: Mapped[Json]  # as the client asked
+    job: Mapped[Json]  # what it comes to: task specs, splits by checksum, where weights come from
+    progress: Mapped[Json | None]
+    error: Mapped[Json | None]
+    model_version: Mapped[int | None]
+    attempt: Mapped[int] = mapped_column(default=0)
+    events: Mapped[int] = mapped_column(default=0)  # how many run_events there are
+    fence: Mapped[int] = mapped_column(default=0)  # grows with each claim; writes of older claims find no row
+    worker: Mapped[str | None] = mapped_column(String(128))
+    lease_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class RunEvent(Base):
+    """What happened in a run, numbered without a gap: its status, progress, metrics and log."""
+
+    __tablename__ = "run_events"
+
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    data: Mapped[Json]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Version(Base):
+    """A trained model: self-contained, its weights the artifact of that checksum; immutable."""
+
+    __tablename__ = "versions"
+
+    model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), unique=True)
+    tasks: Mapped[JsonList]  # task specs
+    fields: Mapped[Json]  # field → dtype, shape of one example
+    parameters: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(Sha256, index=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Alias(Base):
+    """A name for a version that can move."""
+
+    __tablename__ = "aliases"
+    __table_args__ = (
+        ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.number"], ondelete="CASCADE"),
+    )
+
+    model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(Name, primary_key=True)
+    version: Mapped[int]
+
+
+class Score(Base):
+    """One metric of one task of a version on one split; the newest of equal keys counts."""
+
+    __tablename__ = "scores"
+    __table_args__ = (
+        ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.number"], ondelete="CASCADE"),
+        Index("ix_scores_version", "model", "version", "task", "dataset", "split", "metric"),
+        Index("ix_scores_task", "task", "dataset"),
+    )
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True, autoincrement=True)
+    model: Mapped[str] = mapped_column(Name)
+    version: Mapped[int]
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
+    task: Mapped[str] = mapped_column(Name)
+    dataset: Mapped[str] = mapped_column(Name)
+    split: Mapped[str] = mapped_column(Name)
+    metric: Mapped[str] = mapped_column(Name)
+    value: Mapped[float | None]
+    reason: Mapped[str | None]
+    n: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class IdempotentAnswer(Base):
+    """What a ``POST`` with an ``Idempotency-Key`` answered, to answer it again."""
+
+    __tablename__ = "idempotent_answers"
+
+    key: Mapped[str] = mapped_column(Sha256, primary_key=True)  # of path and key
+    request: Mapped[str] = mapped_column(Sha256)  # of the body
+    status: Mapped[int]
+    headers: Mapped[Json]
+    body: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -1,0 +1,112 @@
+"""The server: what is mounted where, and what it opens and closes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import RedirectResponse
+from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
+
+from app import catalogue, health
+from app.datasets import routes as datasets
+from app.db import migrations
+from app.db.session import Database
+from app.http.errors import install_handlers
+from app.http.middleware import RequestMiddleware
+from app.http.resources import Resources
+from app.models import routes as models
+from app.predictions import routes as predictions
+from app.predictions.loaded import LoadedVersions
+from app.problems import ProblemOut
+from app.runs import routes as runs
+from app.scores import routes as scores
+from app.settings import Settings
+from app.storage.artifacts import ArtifactStore
+from app.tasks import routes as tasks
+
+_DESCRIPTION = """
+One shared PyTorch model for many related tasks. Register **tasks** (paths through a network of modules shared by name)
+and **datasets**, make a **model** of tasks, start a **run**; then read **scores** and ask for **predictions**.
+"""
+
+
+class SchemaOutOfDateError(RuntimeError):
+    """The database is not at the revision that this release needs."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the server's ASGI application.
+
+    Its start migrates the embedded database, and refuses another one that is not at the newest revision.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        db = Database(settings.resolved_database_url)
+        store = ArtifactStore(settings.artifacts_dir)
+        prepare_database(db, settings)
+        app.state.resources = Resources(settings, db, store)
+        app.state.loaded_versions = LoadedVersions(store, settings)
+        yield
+        db.dispose()
+
+    app = FastAPIOffline(
+        title="Taskloom",
+        version=version("taskloom"),
+        summary="Multi-task learning as a service",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        max_body_size=settings.max_body_bytes,
+        generate_unique_id_function=_operation_id,
+        swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
+    )
+    app.add_middleware(RequestMiddleware)
+    install_handlers(app)
+    v1 = APIRouter(prefix="/v1")
+    for feature in (tasks, datasets, models, runs, scores, predictions, catalogue):
+        v1.include_router(feature.router)
+    app.include_router(v1)
+    app.include_router(health.router)
+
+    @app.get("/", include_in_schema=False)
+    def home() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    _describe_problems(app)
+    return app
+
+
+def prepare_database(db: Database, settings: Settings) -> None:
+    """Migrate the embedded database; check any other.
+
+    Raises:
+        SchemaOutOfDateError: If a database that is not ours to migrate is behind.
+    """
+    if settings.is_embedded:
+        migrations.upgrade(db.engine)
+    elif behind := migrations.pending(db.engine):
+        raise SchemaOutOfDateError(behind)
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Put the problem's schema, which no route answers as its model, into the OpenAPI document."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        schema = ProblemOut.model_json_schema(ref_template="#/components/schemas/{model}")
+        fault = schema.pop("$defs")["FaultOut"]
+        document["components"]["schemas"] |= {"ProblemOut": schema, "FaultOut": fault}
+        return document
+
+    app.openapi = openapi

@@ -1,0 +1,217 @@
+"""HTTP of models, their versions and aliases."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Response
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.tables import Alias, Model, Version
+from app.http.conditional import IfMatchDep
+from app.http.endpoint import Endpoint
+from app.http.pages import Page, PagingDep
+from app.http.resources import NamePath, ResourcesDep, SessionDep
+from app.models import service
+from app.models.graph import graph_of
+from app.models.schemas import (
+    AliasIn,
+    ModelIn,
+    ModelOut,
+    ModelSummary,
+    ModuleOut,
+    TaskRef,
+    VersionOut,
+    VersionSummary,
+)
+from app.problems import problem_responses
+from app.scores.service import scores_by_key
+from mtl_core.specs import NAME_PATTERN
+
+router = APIRouter(prefix="/models", tags=["models"], route_class=Endpoint)
+
+VersionPath = Annotated[
+    str, Path(pattern=NAME_PATTERN, description="A version's number, `latest`, `default` or an alias.")
+]
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Make a model of tasks",
+    responses={200: {"model": ModelOut, "description": "The same model exists already"}}
+    | problem_responses(400, 409, 413, 415, 422),
+)
+def create_model(body: ModelIn, resources: ResourcesDep, session: SessionDep, response: Response) -> ModelOut:
+    """Make a model of registered tasks; modules of one name are one module."""
+    model, created = service.create(session, body.name, body.tasks, resources.settings.limits)
+    response.status_code = 201 if created else 200
+    response.headers["Location"] = f"/v1/models/{model.name}"
+    return _out(session, model)
+
+
+@router.get("", summary="List models", responses=problem_responses(422))
+def list_models(session: SessionDep, paging: PagingDep) -> Page[ModelSummary]:
+    """List models by name."""
+    return paging.page(session, select(Model), Model.name, lambda model: _summary(session, model))
+
+
+@router.get("/{model}", summary="Read a model", responses=problem_responses(404, 422))
+def get_model(model: NamePath, session: SessionDep) -> ModelOut:
+    """Return a model's tasks, the modules they share, the graph of their operations, and its versions."""
+    return _out(session, service.get(session, model))
+
+
+@router.delete(
+    "/{model}", status_code=204, summary="Remove a model", responses=problem_responses(404, 409, 412, 422)
+)
+def delete_model(model: NamePath, session: SessionDep, if_match: IfMatchDep) -> None:
+    """Remove a model with its runs, versions and scores; its tasks and datasets stay."""
+    row = service.get(session, model)
+    if_match.check(_out(session, row))
+    service.remove(session, row)
+
+
+@router.post(
+    "/{model}/tasks",
+    status_code=201,
+    summary="Put a task on a model",
+    responses={200: {"model": ModelOut, "description": "The task is on the model already"}}
+    | problem_responses(400, 404, 409, 413, 415, 422),
+)
+def put_task(
+    model: NamePath, body: TaskRef, resources: ResourcesDep, session: SessionDep, response: Response
+) -> ModelOut:
+    """Put a task on; at the next run, modules that the model has already start from their trained weights."""
+    row = service.get(session, model)
+    added = service.put_task(session, row, body.task, resources.settings.limits)
+    response.status_code = 201 if added else 200
+    response.headers["Location"] = f"/v1/models/{row.name}"
+    return _out(session, row)
+
+
+@router.delete(
+    "/{model}/tasks/{task}",
+    status_code=204,
+    summary="Take a task off a model",
+    responses=problem_responses(404, 409, 412, 422),
+)
+def take_task(model: NamePath, task: NamePath, session: SessionDep, if_match: IfMatchDep) -> None:
+    """Take a task off; the modules that stay keep their trained weights, and earlier versions keep the task."""
+    row = service.get(session, model)
+    if_match.check(_out(session, row))
+    service.take_task(row, task)
+
+
+@router.get("/{model}/versions", summary="List a model's versions", responses=problem_responses(404, 422))
+def list_versions(model: NamePath, session: SessionDep, paging: PagingDep) -> Page[VersionSummary]:
+    """List versions, newest first."""
+    row = service.get(session, model)
+    statement = select(Version).where(Version.model == row.name)
+    return paging.page(
+        session,
+        statement,
+        Version.number,
+        lambda version: VersionSummary.model_validate(_version(session, row, version)),
+        newest_first=True,
+    )
+
+
+@router.get("/{model}/versions/{version}", summary="Read a version", responses=problem_responses(404, 422))
+def get_version(model: NamePath, version: VersionPath, session: SessionDep) -> VersionOut:
+    """Return a version with the run and tasks that made it, its size, checksum and scores."""
+    row = service.get(session, model)
+    found = service.find_version(session, row, version)
+    scores = scores_by_key(session, model, found.number)
+    return VersionOut.model_validate(_version(session, row, found) | {"scores": scores})
+
+
+@router.put(
+    "/{model}/aliases/{alias}",
+    summary="Put an alias on a version",
+    responses={201: {"model": VersionSummary, "description": "The alias is new"}}
+    | problem_responses(400, 404, 409, 412, 413, 415, 422),
+)
+def put_alias(
+    model: NamePath,
+    alias: NamePath,
+    body: AliasIn,
+    session: SessionDep,
+    response: Response,
+    if_match: IfMatchDep,
+) -> VersionSummary:
+    """Make an alias or move it; moving `default` back to an earlier version is a roll-back.
+
+    `If-Match` takes the ETag of the model.
+    """
+    row = service.get(session, model)
+    if_match.check(_out(session, row))
+    placed, created = service.put_alias(session, row, alias, body.version)
+    response.status_code = 201 if created else 200
+    version = service.find_version(session, row, placed.version)
+    return VersionSummary.model_validate(_version(session, row, version))
+
+
+@router.delete(
+    "/{model}/aliases/{alias}",
+    status_code=204,
+    summary="Remove an alias",
+    responses=problem_responses(404, 412, 422),
+)
+def delete_alias(model: NamePath, alias: NamePath, session: SessionDep, if_match: IfMatchDep) -> None:
+    """Remove an alias; without `default`, predictions use the newest version. `If-Match` takes the model's ETag."""
+    row = service.get(session, model)
+    if_match.check(_out(session, row))
+    service.remove_alias(session, row, alias)
+
+
+def _summary(session: Session, model: Model) -> ModelSummary:
+    return ModelSummary(
+        name=model.name,
+        tasks=service.task_names(model),
+        versions=service.versions_of(session, model),
+        default_version=service.default_version(session, model),
+        created_at=model.created_at,
+    )
+
+
+def _out(session: Session, model: Model) -> ModelOut:
+    specs = service.specs_of(model)
+    parameters = service.parameters_of(link.task_row for link in model.tasks)
+    modules = [
+        ModuleOut(name=name, parameters=n, used_by=[spec.name for spec in specs if name in spec.module_pool])
+        for name, n in parameters.items()
+    ]
+    return ModelOut(
+        **_summary(session, model).model_dump(),
+        modules=modules,
+        parameters=sum(parameters.values()),
+        graph=graph_of(specs),
+        aliases={alias.name: alias.version for alias in model.aliases},
+    )
+
+
+def _version(session: Session, model: Model, version: Version) -> dict[str, object]:
+    aliases = list(
+        session.scalars(
+            select(Alias.name)
+            .where(Alias.model == model.name, Alias.version == version.number)
+            .order_by(Alias.name)
+        )
+    )
+    if version.number == service.latest_version(session, model):
+        aliases.append(service.LATEST)
+    if service.DEFAULT not in aliases and version.number == service.default_version(session, model):
+        aliases.append(service.DEFAULT)
+    return {
+        "model": version.model,
+        "version": version.number,
+        "aliases": aliases,
+        "run": version.run,
+        "tasks": [task["name"] for task in version.tasks],
+        "parameters": version.parameters,
+        "bytes": version.bytes,
+        "sha256": version.sha256,
+        "created_at": version.created_at,
+    }

@@ -1,0 +1,1 @@
+"""Predictions: inputs routed along tasks' paths through a loaded version."""

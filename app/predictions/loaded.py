@@ -1,0 +1,92 @@
+"""Versions in memory, ready to predict: loaded on first use, the least recently used dropped for want of room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from threading import Lock
+
+from cachetools import LRUCache
+from sqlalchemy.orm import Session
+
+from app.db.tables import Version
+from app.models import service as models
+from app.settings import Settings
+from app.storage.artifacts import ArtifactStore
+from mtl_core import MultitaskClassifier, load_module_weights
+from mtl_core.building import build_tasks, check_task
+from mtl_core.fields import FieldShape
+from mtl_core.specs import TaskSpec
+
+
+@dataclass(frozen=True)
+class LoadedVersion:
+    """A version ready to predict.
+
+    Attributes:
+        model: The model's name.
+        number: The version's number.
+        classifier: The network, in evaluation mode.
+        fields: Shape and dtype of one example of each field.
+        activations: Numbers that one example takes on its way through all tasks together.
+        bytes: Size of the weights.
+    """
+
+    model: str
+    number: int
+    classifier: MultitaskClassifier
+    fields: dict[str, FieldShape]
+    activations: int
+    bytes: int
+
+
+class LoadedVersions:
+    """The versions that this process keeps in memory.
+
+    Args:
+        store: Where weights are.
+        settings: Sets the limits.
+    """
+
+    def __init__(self, store: ArtifactStore, settings: Settings) -> None:
+        self._store = store
+        self._limits = settings.limits
+        self._max_bytes = settings.model_cache_bytes
+        self._cache: LRUCache[tuple[str, int, str], LoadedVersion] = LRUCache(
+            self._max_bytes, getsizeof=lambda loaded: loaded.bytes
+        )
+        self._lock = Lock()
+
+    def get(self, session: Session, model: str, wanted: str | int) -> LoadedVersion:
+        """Return a version, loading it if need be.
+
+        Raises:
+            NotFound: If there is no such model or version.
+            DamagedArtifactError: If its weights are not what they should be.
+        """
+        version = models.find_version(session, models.get(session, model), wanted)
+        # With the checksum, a model that was removed and made again is not taken for the old one.
+        key = (version.model, version.number, version.sha256)
+        with self._lock:
+            loaded = self._cache.get(key)
+            if loaded is None:
+                loaded = self._load(version)
+                # A version larger than the whole cache serves this request and is dropped.
+                if loaded.bytes <= self._max_bytes:
+                    self._cache[key] = loaded
+        return loaded
+
+    def _load(self, version: Version) -> LoadedVersion:
+        specs = [TaskSpec.model_validate(spec) for spec in version.tasks]
+        fields = {name: FieldShape(field["shape"], field["dtype"]) for name, field in version.fields.items()}
+        classifier = MultitaskClassifier(build_tasks(specs), name=version.model)
+        load_module_weights(classifier, self._store.load_tensors(version.sha256))
+        classifier.eval()
+        reports = [check_task(spec, self._limits, fields) for spec in specs]
+        return LoadedVersion(
+            model=version.model,
+            number=version.number,
+            classifier=classifier,
+            fields=fields,
+            activations=sum(report.activations or 0 for report in reports),
+            bytes=version.bytes,
+        )

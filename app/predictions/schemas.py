@@ -1,0 +1,83 @@
+"""Predictions as they travel over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mtl_core.specs import NAME_PATTERN, Name
+
+ReturnKind = Literal["preds", "probs", "logits"]
+
+
+class PredictIn(BaseModel):
+    """Inputs to predict for one task."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        json_schema_extra={"examples": [{"inputs": {"circle_data": [[0.1, 0.2], [0.9, 0.9]]}}]},
+    )
+
+    inputs: Annotated[dict[Name, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
+    """Values of each field, one per row."""
+    version: Annotated[int, Field(ge=1, le=2**31 - 1)] | Annotated[str, Field(pattern=NAME_PATTERN)] = (
+        "default"
+    )
+    """A version's number, `latest`, `default` or an alias."""
+    returns: Annotated[list[ReturnKind], Field(alias="return", min_length=1, max_length=3)] = [
+        "preds",
+        "probs",
+    ]
+    """What to answer: predicted classes or values, probabilities, raw outputs."""
+
+
+class PredictManyIn(PredictIn):
+    """Inputs to predict for several tasks."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "tasks": None,
+                    "inputs": {"circle_data": [[0.1, 0.2], [0.9, 0.9]]},
+                    "return": ["preds", "probs"],
+                }
+            ]
+        }
+    )
+
+    tasks: Annotated[list[Name], Field(min_length=1, max_length=4096)] | None = None
+    """Names of tasks; null for all of the version's."""
+
+
+class TaskPrediction(BaseModel):
+    """What one task answers; only what was asked for is there."""
+
+    preds: list[Any] | None = None
+    """The likeliest class of each row, or what the task's output function decides."""
+    probs: list[Any] | None = None
+    """Probabilities of the classes, for tasks that have classes."""
+    outputs: list[Any] | None = None
+    """Values, in place of `probs`, for tasks without classes."""
+    logits: list[Any] | None = None
+    """What the task's last operation put out."""
+    reason: str | None = None
+    """Why some numbers are null."""
+
+
+class PredictOut(TaskPrediction):
+    """One task's predictions."""
+
+    model: str
+    version: int
+    task: str
+
+
+class PredictManyOut(BaseModel):
+    """Several tasks' predictions."""
+
+    model: str
+    version: int
+    predictions: dict[str, TaskPrediction]

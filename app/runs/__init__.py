@@ -1,0 +1,1 @@
+"""Runs: one training or scoring of one model, from the queue to its result."""

@@ -1,0 +1,165 @@
+"""From what a client asked to what a worker does: every check of a run that can be made before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.tables import Dataset, Split
+from app.problems import Invalid
+from mtl_core.building import Limits, TaskReport, check_task, shared_fields
+from mtl_core.errors import Fault, SpecError, pointer_to
+from mtl_core.fields import FieldShapes
+from mtl_core.losses import LOSSES
+from mtl_core.specs import DType, FieldSpec, TaskSpec
+from mtl_core.training.config import TrainerConfig
+
+
+class RunTrainerConfig(TrainerConfig):
+    """Settings of a training."""
+
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
+    """Examples in a batch."""
+
+
+class SplitRef(BaseModel):
+    """A split, pinned by the checksum of its tensors."""
+
+    dataset: str
+    split: str
+    sha256: str
+    tasks: list[str]
+    """Tasks of the model that it labels."""
+
+
+class FieldRef(BaseModel):
+    """Shape of one example of a field, and the dtype in which the tasks read it."""
+
+    shape: list[int]
+    dtype: DType
+
+
+class Job(BaseModel):
+    """All that a worker needs to know of a run: what is registered later changes nothing of it."""
+
+    tasks: list[TaskSpec]
+    splits: list[SplitRef]
+    fields: dict[str, FieldRef]
+    init_from: int | None = None
+    """Version to start from."""
+
+
+def plan_job(
+    session: Session,
+    specs: Sequence[TaskSpec],
+    datasets: Sequence[str],
+    limits: Limits,
+    fields: Mapping[str, FieldRef] | None = None,
+) -> Job:
+    """Check that datasets suit tasks, and pin both.
+
+    Args:
+        session: The transaction.
+        specs: The tasks.
+        datasets: Names of datasets.
+        limits: What a spec may ask for.
+        fields: Shapes that fields must have; default: whatever they have in the datasets, if it suits the tasks.
+
+    Raises:
+        Invalid: At the dataset that is unknown, labels none of the tasks, lacks a field that they read, or whose
+            shapes or labels do not suit them.
+    """
+    by_name = {spec.name: spec for spec in specs}
+    reports = {spec.name: check_task(spec, limits) for spec in specs}
+    checks = _Checks(by_name, reports, shared_fields(reports), limits, dict(fields or {}))
+    known = {row.name: row for row in session.scalars(select(Dataset).where(Dataset.name.in_(datasets)))}
+    splits: list[SplitRef] = []
+    faults: list[Fault] = []
+    for i, name in enumerate(datasets):
+        details = [f"there is no dataset '{name}'"]
+        if name in datasets[:i]:
+            details = [f"dataset '{name}' is named twice"]
+        elif dataset := known.get(name):
+            refs = [ref for split in dataset.splits if (ref := _reference(split, by_name))]
+            details = [detail for ref in refs for detail in checks.faults_of(dataset, ref)]
+            if not refs:
+                details = [f"dataset '{name}' labels none of the tasks {sorted(by_name)}"]
+            splits += refs
+        faults += [Fault(pointer_to("datasets", i), detail) for detail in dict.fromkeys(details)]
+    if faults:
+        raise Invalid(faults[0].detail, faults)
+    return Job(tasks=list(specs), splits=splits, fields=checks.fields)
+
+
+def _reference(split: Split, specs: Collection[str]) -> SplitRef | None:
+    tasks = [task for task in split.labels if task in specs]
+    if not tasks:
+        return None
+    return SplitRef(dataset=split.dataset, split=split.name, sha256=split.sha256, tasks=tasks)
+
+
+@dataclass
+class _Checks:
+    """Holds splits against the tasks that they label, and gathers the shapes of the fields on the way."""
+
+    specs: dict[str, TaskSpec]
+    reports: dict[str, TaskReport]
+    needed: FieldShapes
+    limits: Limits
+    fields: dict[str, FieldRef] = field(default_factory=dict[str, FieldRef])
+    _checked: dict[tuple[str, str], list[str]] = field(default_factory=dict[tuple[str, str], list[str]])
+
+    def faults_of(self, dataset: Dataset, ref: SplitRef) -> list[str]:
+        split = next(split for split in dataset.splits if split.name == ref.split)
+        where = f"split '{ref.split}' of dataset '{ref.dataset}'"
+        faults = [f"{where} {fault}" for task in ref.tasks for fault in self._field_faults(task, split)]
+        return faults or [
+            f"{where}: {fault}"
+            for task in ref.tasks
+            for fault in self._label_faults(task, split.labels[task])
+        ]
+
+    def _field_faults(self, task: str, split: Split) -> Iterator[str]:
+        for name in self.reports[task].fields:
+            stored, dtype = split.fields.get(name), self.needed[name].dtype
+            if stored is None:
+                yield f"labels task '{task}' but lacks the field '{name}' that it reads"
+                continue
+            known = self.fields.setdefault(name, FieldRef(shape=stored["shape"], dtype=dtype))
+            if known.shape != stored["shape"]:
+                yield f"has field '{name}' of shape {stored['shape']}, which is {known.shape} elsewhere"
+            if dtype == "int64" and stored["dtype"] != "int64":
+                yield f"has fractions in field '{name}', which an embedding reads: it takes integers"
+
+    def _label_faults(self, task: str, labels: dict[str, Any]) -> list[str]:
+        spec = self.specs[task]
+        form = FieldSpec(shape=labels["shape"], dtype=labels["dtype"])
+        key = (task, form.model_dump_json())
+        if key not in self._checked:
+            fields = {
+                name: FieldSpec(shape=ref.shape, dtype=ref.dtype)
+                for name, ref in self.fields.items()
+                if name in self.reports[task].fields
+            }
+            try:
+                self.reports[task] = check_task(spec, self.limits, fields, form)
+                self._checked[key] = []
+            except SpecError as error:
+                self._checked[key] = [f"task '{task}': {fault.detail}" for fault in error.faults]
+        return self._checked[key] or list(self._range_faults(task, labels))
+
+    def _range_faults(self, task: str, labels: dict[str, Any]) -> Iterator[str]:
+        lowest, highest = labels["min"], labels["max"]
+        output_shape = self.reports[task].output_shape
+        loss = LOSSES.arguments(self.specs[task].loss)[0]
+        if lowest is None or not output_shape:
+            return
+        classes = {"cross_entropy": output_shape[0], "binary_cross_entropy": 2}.get(loss)
+        if classes and (lowest < 0 or highest >= classes):
+            wrong = lowest if lowest < 0 else highest
+            yield f"task '{task}' has classes 0 to {classes - 1}, but a label is {wrong}"

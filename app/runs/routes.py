@@ -1,0 +1,177 @@
+"""HTTP of runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from sqlalchemy import select
+
+from app.db.tables import Run
+from app.http.endpoint import Endpoint
+from app.http.pages import Page, PagingDep
+from app.http.resources import NamePath, NameQuery, ResourcesDep, RunPath, SessionDep
+from app.models import service as models
+from app.problems import problem_responses
+from app.runs import events, service
+from app.runs.schemas import MetricsOut, RunOut, RunStatus, ScoreIn, TrainIn
+
+router = APIRouter(route_class=Endpoint)
+
+_EVENT_POLL_SECONDS = 0.25
+
+
+@router.post(
+    "/models/{model}/runs",
+    status_code=202,
+    summary="Start a training",
+    tags=["runs"],
+    responses=problem_responses(400, 404, 409, 413, 415, 422),
+)
+def start_run(
+    model: NamePath, body: TrainIn, session: SessionDep, resources: ResourcesDep, response: Response
+) -> RunOut:
+    """Queue a training of the model on datasets; a worker takes it up."""
+    run = service.enqueue_training(session, models.get(session, model), body, resources.settings.limits)
+    response.headers["Location"] = f"/v1/runs/{run.id}"
+    return run_out(run)
+
+
+@router.post(
+    "/models/{model}/versions/{version}/scores",
+    status_code=202,
+    summary="Score a version on further data",
+    tags=["scores"],
+    responses=problem_responses(400, 404, 409, 413, 415, 422),
+)
+def start_scoring(
+    model: NamePath,
+    version: NamePath,
+    body: ScoreIn,
+    session: SessionDep,
+    resources: ResourcesDep,
+    response: Response,
+) -> RunOut:
+    """Queue a scoring: every task of the version, on every split of the datasets that carries its labels."""
+    row = models.get(session, model)
+    found = models.find_version(session, row, version)
+    run = service.enqueue_scoring(session, row, found, body, resources.settings.limits)
+    response.headers["Location"] = f"/v1/runs/{run.id}"
+    return run_out(run)
+
+
+@router.get("/runs", tags=["runs"], summary="List runs", responses=problem_responses(422))
+def list_runs(
+    session: SessionDep,
+    paging: PagingDep,
+    model: NameQuery = None,
+    status: Annotated[RunStatus | None, Query()] = None,
+) -> Page[RunOut]:
+    """List runs, newest first."""
+    statement = select(Run)
+    if model:
+        statement = statement.where(Run.model == model)
+    if status:
+        statement = statement.where(Run.status == status)
+    return paging.page(session, statement, Run.id, run_out, newest_first=True)
+
+
+@router.get("/runs/{run}", tags=["runs"], summary="Read a run", responses=problem_responses(404, 422))
+def get_run(run: RunPath, session: SessionDep) -> RunOut:
+    """Return a run's status and progress."""
+    return run_out(service.get(session, run))
+
+
+@router.get(
+    "/runs/{run}/metrics",
+    tags=["runs"],
+    summary="Read a run's metrics",
+    responses=problem_responses(404, 422),
+)
+def get_run_metrics(run: RunPath, session: SessionDep) -> MetricsOut:
+    """Return every series that the run logged: losses, learning rate and validation scores."""
+    row = service.get(session, run)
+    series = service.metric_series(events.all_of(session, row.id, "metrics"))
+    return MetricsOut(run=row.id, series=series)
+
+
+@router.get(
+    "/runs/{run}/events",
+    summary="Follow a run",
+    tags=["runs"],
+    response_class=EventSourceResponse,
+    responses=problem_responses(404, 422),
+)
+def follow_run(
+    run: RunPath,
+    resources: ResourcesDep,
+    last_event_id: Annotated[
+        str | None, Header(pattern=r"^\d{1,9}$", description="Go on after this event.")
+    ] = None,
+) -> Iterator[ServerSentEvent]:
+    """Stream `status`, `progress`, `metrics` and `log` events as they happen, until the run is over."""
+    seq = int(last_event_id or 0)
+    while True:
+        with resources.db.read() as session:
+            is_over = service.get(session, run).status in service.OVER
+            batch = events.after(session, run, seq)
+        for event in batch:
+            seq = event.seq
+            yield ServerSentEvent(id=str(seq), event=event.kind, data=event.data)
+        if is_over and not batch:
+            return
+        if not batch:
+            time.sleep(_EVENT_POLL_SECONDS)
+
+
+@router.post(
+    "/runs/{run}/cancel",
+    status_code=202,
+    tags=["runs"],
+    summary="Cancel a run",
+    responses=problem_responses(404, 409, 422),
+)
+def cancel_run(run: RunPath, session: SessionDep) -> RunOut:
+    """Cancel a run: at once while it is queued, within a moment while it trains."""
+    row = service.get(session, run, lock=True)
+    service.cancel(session, row)
+    return run_out(row)
+
+
+@router.post(
+    "/runs/{run}/resume",
+    status_code=202,
+    tags=["runs"],
+    summary="Resume a run",
+    responses=problem_responses(404, 409, 422),
+)
+def resume_run(run: RunPath, session: SessionDep) -> RunOut:
+    """Queue a failed or cancelled run again; it starts from its beginning, with the same data and seed."""
+    row = service.get(session, run, lock=True)
+    service.resume(session, row)
+    return run_out(row)
+
+
+def run_out(run: Run) -> RunOut:
+    """Return a run as it travels over HTTP."""
+    return RunOut.model_validate(
+        {
+            "id": run.id,
+            "kind": run.kind,
+            "model": run.model,
+            "status": run.status,
+            "datasets": run.request["datasets"],
+            "trainer": run.request.get("trainer"),
+            "init_from": run.job["init_from"],
+            "model_version": run.model_version,
+            "progress": run.progress,
+            "error": run.error,
+            "attempt": run.attempt,
+            "created_at": run.created_at,
+            "started_at": run.started_at,
+            "finished_at": run.finished_at,
+        }
+    )

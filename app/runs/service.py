@@ -1,0 +1,226 @@
+"""The rules for runs: enqueued in one transaction, cancelled and resumed, ended once with all that they made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy.orm import Session
+from ulid import ULID
+
+from app.db.session import database_now
+from app.db.tables import Model, Run, RunEvent, Version
+from app.models import service as models
+from app.problems import Conflict, Invalid, NotFound, missing
+from app.runs import events, lease
+from app.runs.job import FieldRef, Job, plan_job
+from app.runs.lease import Claim
+from app.runs.schemas import MetricPoint, ScoreIn, TrainIn
+from app.runs.transitions import end, status_event
+from app.scores.service import add_scores
+from app.storage.artifacts import StoredTensors
+from mtl_core.building import Limits
+from mtl_core.scorer import Score
+from mtl_core.specs import TaskSpec
+
+OVER = ("succeeded", "failed", "cancelled")
+
+
+def enqueue_training(session: Session, model: Model, request: TrainIn, limits: Limits) -> Run:
+    """Accept a training.
+
+    Raises:
+        Invalid: If a dataset is unknown or does not suit the tasks, none has the train split, or there is no such
+            version to start from.
+    """
+    init_from = _initial_version(session, model, request.init_from)
+    job = plan_job(session, models.specs_of(model), request.datasets, limits)
+    train_split = request.trainer.train_split
+    if not any(ref.split == train_split for ref in job.splits):
+        raise Invalid.at("/datasets", f"none of the datasets has the train split '{train_split}' with labels")
+    return _enqueue(
+        session,
+        "train",
+        model,
+        request.model_dump(mode="json"),
+        job.model_copy(update={"init_from": init_from}),
+    )
+
+
+def enqueue_scoring(
+    session: Session, model: Model, version: Version, request: ScoreIn, limits: Limits
+) -> Run:
+    """Accept a scoring of a version on datasets.
+
+    Raises:
+        Invalid: If a dataset is unknown, or does not suit the version's tasks.
+    """
+    specs = [TaskSpec.model_validate(spec) for spec in version.tasks]
+    fields = {name: FieldRef.model_validate(field) for name, field in version.fields.items()}
+    job = plan_job(session, specs, request.datasets, limits, fields)
+    run = _enqueue(session, "score", model, request.model_dump(mode="json"), job)
+    run.model_version = version.number
+    return run
+
+
+def get(session: Session, run_id: str, *, lock: bool = False) -> Run:
+    """Return a run.
+
+    Raises:
+        NotFound: If there is none of that id.
+    """
+    run = session.get(Run, run_id, with_for_update=lock or None)
+    if run is None:
+        raise missing("run", run_id)
+    return run
+
+
+def cancel(session: Session, run: Run) -> None:
+    """Cancel a run: at once while it waits, else as soon as its worker hears of it.
+
+    Raises:
+        Conflict: If it is over.
+    """
+    if run.status in OVER:
+        raise Conflict(f"run '{run.id}' is over: it {_past(run.status)}")
+    if run.status == "queued":
+        end(session, run, "cancelled")
+    elif run.status == "running":
+        run.status = "cancelling"
+        events.append(session, run.id, [status_event(run)])
+
+
+def resume(session: Session, run: Run) -> None:
+    """Queue a run again that failed or was cancelled; it does the same job with the same seed.
+
+    Raises:
+        Conflict: If it is not over, or succeeded.
+    """
+    if run.status not in ("failed", "cancelled"):
+        raise Conflict(f"run '{run.id}' is {run.status}: only a failed or cancelled run can be resumed")
+    run.status = "queued"
+    run.attempt = 0
+    run.error = run.progress = run.finished_at = None
+    events.append(session, run.id, [status_event(run)])
+
+
+def finish_training(
+    session: Session, claim: Claim, job: Job, weights: StoredTensors, scores: Sequence[Score]
+) -> int:
+    """End a training: its version, scores and status appear together.
+
+    Returns:
+        The version's number.
+
+    Raises:
+        LeaseLostError: If the run is no longer the claimant's; nothing is written.
+    """
+    run = lease.held(session, claim)
+    model = session.get(Model, run.model, with_for_update=True)
+    if model is None:
+        raise NotFound(f"model '{run.model}' is gone")
+    number = (models.latest_version(session, model) or 0) + 1
+    session.add(
+        Version(
+            model=model.name,
+            number=number,
+            run=run.id,
+            tasks=[spec.model_dump(mode="json") for spec in job.tasks],
+            fields={name: ref.model_dump() for name, ref in job.fields.items()},
+            parameters=weights.numbers,
+            sha256=weights.sha256,
+            bytes=weights.bytes,
+        )
+    )
+    session.flush()
+    run.model_version = number
+    add_scores(session, run, scores)
+    end(session, run, "succeeded")
+    return number
+
+
+def finish_scoring(session: Session, claim: Claim, scores: Sequence[Score]) -> None:
+    """End a scoring: its scores and status appear together.
+
+    Raises:
+        LeaseLostError: If the run is no longer the claimant's; nothing is written.
+    """
+    run = lease.held(session, claim)
+    add_scores(session, run, scores)
+    end(session, run, "succeeded")
+
+
+def fail(session: Session, claim: Claim, reason: str) -> None:
+    """End a run that failed, or that was being cancelled when it did.
+
+    Raises:
+        LeaseLostError: If the run is no longer the claimant's.
+    """
+    run = lease.held(session, claim)
+    if run.status == "cancelling":
+        end(session, run, "cancelled")
+    else:
+        end(session, run, "failed", reason)
+
+
+def stop_cancelled(session: Session, claim: Claim) -> None:
+    """End a run that was stopped because it was cancelled.
+
+    Raises:
+        LeaseLostError: If the run is no longer the claimant's.
+    """
+    end(session, lease.held(session, claim), "cancelled")
+
+
+def job_of(run: Run) -> Job:
+    """Return what a run is to do."""
+    return Job.model_validate(run.job)
+
+
+def metric_series(logged: Iterable[RunEvent]) -> dict[str, list[MetricPoint]]:
+    """Arrange logged metrics by key."""
+    series: dict[str, list[MetricPoint]] = {}
+    for event in logged:
+        at = {name: event.data[name] for name in ("attempt", "epoch", "step")}
+        for key, value in event.data["metrics"].items():
+            reason = None if value is not None else "undefined or not finite"
+            series.setdefault(key, []).append(MetricPoint(**at, value=value, reason=reason))
+    return series
+
+
+def finite_or_none(metrics: dict[str, float]) -> dict[str, float | None]:
+    """Return metrics as JSON can carry them."""
+    return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+
+
+def _enqueue(session: Session, kind: str, model: Model, request: dict[str, Any], job: Job) -> Run:
+    run = Run(
+        id=f"run_{ULID()}",
+        model=model.name,
+        kind=kind,
+        status="queued",
+        request=request,
+        job=job.model_dump(mode="json"),
+        attempt=0,
+        created_at=database_now(session),
+    )
+    session.add(run)
+    session.flush()
+    events.append(session, run.id, [status_event(run)])
+    return run
+
+
+def _initial_version(session: Session, model: Model, wanted: str | int | None) -> int | None:
+    if wanted is None:
+        return None
+    if wanted == models.LATEST:
+        return models.latest_version(session, model)
+    try:
+        return models.find_version(session, model, wanted).number
+    except NotFound as error:
+        raise Invalid.at("/init_from", error.detail) from None
+
+
+def _past(status: str) -> str:
+    return {"cancelled": "was cancelled"}.get(status, status)

@@ -1,0 +1,1 @@
+"""Scores: what each version's tasks reached on each split."""

@@ -1,0 +1,88 @@
+"""Settings, each read from the environment variable ``TASKLOOM_<NAME>``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mtl_core.building import Limits
+
+_MIB = 2**20
+
+
+class Settings(BaseSettings):
+    """What an operator may set; the defaults suit a laptop: SQLite and files under ``./data``."""
+
+    model_config = SettingsConfigDict(env_prefix="TASKLOOM_", use_attribute_docstrings=True, extra="ignore")
+
+    data_dir: Path = Path("data")
+    """Folder for artifacts, and for the database where none is named."""
+    database_url: str | None = None
+    """SQLAlchemy URL, such as `postgresql+psycopg://user:password@host/taskloom`; default: SQLite in `data_dir`."""
+    host: str = "127.0.0.1"
+    """Address that the server listens on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port that the server listens on; 0 takes a free one."""
+    allow_open: bool = False
+    """Serve without API keys on an address that other machines reach."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log lines that are written."""
+    log_format: Literal["json", "console"] = "json"
+    """One JSON object a line, or lines for people."""
+
+    max_body_mib: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Greatest size of a request body, in MiB."""
+    max_parameters: Annotated[int, Field(ge=1)] = Limits.max_parameters
+    """Numbers that all modules of a model may hold together."""
+    max_activations: Annotated[int, Field(ge=1)] = Limits.max_activations
+    """Numbers that one example may take on its way through a task."""
+    forward_numbers: Annotated[int, Field(ge=1)] = 64_000_000
+    """Numbers that one forward pass of a prediction may take; more rows are computed in turns."""
+    model_cache_mib: Annotated[int, Field(ge=1)] = 1024
+    """Weights that a server keeps loaded for predictions, in MiB; the least recently used go first."""
+
+    worker_slots: Annotated[int, Field(ge=1, le=256)] = 1
+    """Runs that one worker trains side by side."""
+    lease_seconds: Annotated[float, Field(gt=0, le=3600)] = 15.0
+    """How long a worker may be silent before its runs are given to another."""
+    poll_seconds: Annotated[float, Field(gt=0, le=60)] = 0.25
+    """How often a worker looks for runs and for requests to cancel."""
+    report_seconds: Annotated[float, Field(gt=0, le=60)] = 0.5
+    """How often a training reports its progress."""
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often a run is started whose worker is lost each time, before it fails."""
+    cancel_grace_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """How long a training may take to stop by itself when it is cancelled."""
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database's URL, the default filled in."""
+        return self.database_url or f"sqlite:///{(self.data_dir / 'taskloom.db').resolve()}"
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the database is SQLite in the data folder, which this process may migrate by itself."""
+        return self.database_url is None
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Folder of the artifact store."""
+        return self.data_dir / "artifacts"
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Greatest size of a request body."""
+        return self.max_body_mib * _MIB
+
+    @property
+    def model_cache_bytes(self) -> int:
+        """Weights that a server keeps loaded."""
+        return self.model_cache_mib * _MIB
+
+    @property
+    def limits(self) -> Limits:
+        """What a spec may ask for."""
+        return Limits(max_parameters=self.max_parameters, max_activations=self.max_activations)

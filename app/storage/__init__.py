@@ -1,0 +1,1 @@
+"""Where tensors and weights live: files named by what they hold."""

@@ -1,0 +1,1 @@
+"""Tasks: paths through a network, registered as JSON."""

@@ -1,0 +1,1 @@
+"""The worker: claims runs, and supervises a training process for each."""

@@ -1,0 +1,198 @@
+"""The worker: claims runs by lease, trains each in a child process, and outlives whatever happens there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerProcess
+from types import FrameType
+
+from sqlalchemy.exc import OperationalError
+from ulid import ULID
+
+from app.db.session import Database
+from app.logs import get_logger
+from app.runs import lease, service
+from app.runs.lease import Claim, LeaseLostError
+from app.settings import Settings
+from app.storage.artifacts import ArtifactStore
+from app.worker import housekeeping
+from app.worker.training import execute
+
+log = get_logger(__name__)
+
+_HOUSEKEEPING_SECONDS = 600.0
+_STOP_SECONDS = 5.0
+
+
+@dataclass
+class _Child:
+    """A training process and the claim it works for."""
+
+    claim: Claim
+    process: ForkServerProcess
+    renewed: float = field(default_factory=time.monotonic)
+    cancelled: float | None = None
+
+
+class Supervisor:
+    """Runs a worker until it is told to stop.
+
+    Args:
+        settings: Slots, lease and poll times.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{str(ULID())[-6:]}"
+        self._db = Database(settings.resolved_database_url)
+        self._store = ArtifactStore(settings.artifacts_dir)
+        self._children: list[_Child] = []
+        self._stopping = threading.Event()
+        self._housekept = 0.0
+        # A server process that has torch loaded forks each child from itself: a small run starts at once.
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["app.worker.training"])
+
+    def stop(self) -> None:
+        """Have :meth:`run` give its runs back and return; safe in a signal handler and from other threads."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Claim and supervise runs until :meth:`stop`."""
+        log.info("worker started", worker=self.name, slots=self.settings.worker_slots)
+        while not self._stopping.is_set():
+            try:
+                self._step()
+            except OperationalError as error:
+                log.warning("database unavailable", error=str(error))
+                self._stopping.wait(1.0)
+        self._drain()
+        self._db.dispose()
+        log.info("worker stopped", worker=self.name)
+
+    def _step(self) -> None:
+        for child in list(self._children):
+            if child.process.is_alive():
+                self._attend(child)
+            else:
+                self._bury(child)
+        while len(self._children) < self.settings.worker_slots and self._start_next():
+            pass
+        if not self._children and time.monotonic() - self._housekept > _HOUSEKEEPING_SECONDS:
+            housekeeping.clean(self._db, self._store)
+            self._housekept = time.monotonic()
+        sentinels = [child.process.sentinel for child in self._children]
+        if sentinels:
+            wait(sentinels, timeout=self.settings.poll_seconds)
+        else:
+            self._stopping.wait(self.settings.poll_seconds)
+
+    def _start_next(self) -> bool:
+        with self._db.write() as session:
+            claim = lease.claim(session, self.name, self.settings.lease_seconds, self.settings.max_attempts)
+        if claim is None:
+            return False
+        process = self._context.Process(target=execute, args=(self.settings, claim), name=claim.run)
+        process.start()
+        self._children.append(_Child(claim, process))
+        log.info("run claimed", run_id=claim.run, attempt=claim.attempt, pid=process.pid)
+        return True
+
+    def _attend(self, child: _Child) -> None:
+        """Renew a child's lease when it is due; stop a child that lost it, or that does not heed a cancel."""
+        now = time.monotonic()
+        if now - child.renewed > self.settings.lease_seconds / 4:
+            try:
+                with self._db.write() as session:
+                    status = lease.renew(session, child.claim, self.settings.lease_seconds)
+            except LeaseLostError:
+                # A child that has just finished has no lease either: it ends by itself within the moment.
+                child.process.join(_STOP_SECONDS)
+                _kill(child.process)
+                return
+            child.renewed = now
+            if status == "cancelling":
+                child.cancelled = child.cancelled or now
+        if child.cancelled and now - child.cancelled > self.settings.cancel_grace_seconds:
+            log.warning("run does not stop, ending its process", run_id=child.claim.run)
+            _kill(child.process)
+
+    def _bury(self, child: _Child) -> None:
+        """Fail the run of a child that died before it could say how the run ended."""
+        child.process.join()
+        self._children.remove(child)
+        try:
+            with self._db.write() as session:
+                reason = _cause_of_death(child.process.exitcode)
+                service.fail(session, child.claim, reason)
+            log.error("training process died", run_id=child.claim.run, reason=reason)
+        except LeaseLostError:
+            log.info("run over", run_id=child.claim.run)
+        except OperationalError:
+            self._children.append(child)
+            raise
+        child.process.close()
+
+    def _drain(self) -> None:
+        for child in self._children:
+            _kill(child.process)
+        for child in self._children:
+            try:
+                with self._db.write() as session:
+                    lease.hand_back(session, child.claim)
+                log.info("run handed back", run_id=child.claim.run)
+            except LeaseLostError:
+                log.info("run over", run_id=child.claim.run)
+            except OperationalError as error:
+                log.warning(
+                    "run not handed back, its lease will run out", run_id=child.claim.run, error=str(error)
+                )
+
+
+def run_worker(settings: Settings, *, stop_on_stdin_close: bool = False) -> None:
+    """Run a worker in this process until SIGTERM or SIGINT.
+
+    Args:
+        settings: The worker's settings.
+        stop_on_stdin_close: Whether to stop, too, when standard input ends: a server that starts its own worker
+            holds the other end, so that the worker goes with it however it goes.
+    """
+    supervisor = Supervisor(settings)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        supervisor.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    if stop_on_stdin_close:
+
+        def watch() -> None:
+            while os.read(0, 1024):
+                pass
+            supervisor.stop()
+
+        threading.Thread(target=watch, daemon=True, name="stdin-watch").start()
+    supervisor.run()
+
+
+def _kill(process: ForkServerProcess) -> None:
+    process.terminate()
+    process.join(_STOP_SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
+def _cause_of_death(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        hint = ": as the system does when memory runs out" if name == "SIGKILL" else ""
+        return f"the training process was killed by {name}{hint}"
+    return f"the training process ended with exit code {exit_code}, before the run was over"

@@ -1,0 +1,292 @@
+"""What a training process does with one run: specs → tasks → classifier → loaders → fit → version and scores."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing.connection import wait
+from typing import TypeVar
+
+import structlog
+import torch
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from app.datasets.tensors import as_dtype, load_split
+from app.db.session import Database
+from app.db.tables import Run, Version
+from app.logs import configure_logs, get_logger
+from app.problems import Problem
+from app.runs import lease, service
+from app.runs.events import Event
+from app.runs.job import Job, RunTrainerConfig, SplitRef
+from app.runs.lease import Claim, LeaseLostError
+from app.settings import Settings
+from app.storage.artifacts import ArtifactStore, DamagedArtifactError
+from mtl_core import (
+    DictDataLoader,
+    DictDataset,
+    FitListener,
+    MultitaskClassifier,
+    Progress,
+    TaskloomError,
+    Trainer,
+    load_module_weights,
+    module_weights,
+)
+from mtl_core.building import build_tasks
+from mtl_core.data import is_labelled
+from mtl_core.modules import canonical_module
+from mtl_core.specs import TaskSpec
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+_SCORING_BATCH = 1024
+
+
+class RunCancelledError(Exception):
+    """The run is to stop because a client cancelled it."""
+
+
+def execute(settings: Settings, claim: Claim) -> None:
+    """Do a claimed run to its end, whatever end that is; the entry point of a training process."""
+    configure_logs(settings)
+    _die_with_parent()
+    torch.set_num_threads(_threads(settings))
+    db = Database(settings.resolved_database_url)
+    with structlog.contextvars.bound_contextvars(run_id=claim.run):
+        try:
+            _Execution(settings, claim, db).run()
+        except LeaseLostError:
+            log.warning("lease lost, stopping")
+        except RunCancelledError:
+            _persistently(settings, lambda: _end(db, lambda s: service.stop_cancelled(s, claim)))
+        except (TaskloomError, Problem, DamagedArtifactError) as error:
+            _fail(settings, db, claim, str(error))
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            _fail(settings, db, claim, f"out of memory: {error}")
+        except Exception as error:
+            log.exception("run failed")
+            _fail(settings, db, claim, f"{type(error).__name__}: {error}")
+    db.dispose()
+
+
+class _Execution:
+    """One attempt at a run."""
+
+    def __init__(self, settings: Settings, claim: Claim, db: Database) -> None:
+        self.settings = settings
+        self.claim = claim
+        self.db = db
+        self.store = ArtifactStore(settings.artifacts_dir)
+
+    def run(self) -> None:
+        with self.db.read() as session:
+            run = service.get(session, self.claim.run)
+            job = service.job_of(run)
+            number = job.init_from if run.kind == "train" else run.model_version
+            start = session.get(Version, (run.model, number)) if number else None
+        if run.kind == "train":
+            self._train(run, job, start)
+        else:
+            assert start is not None
+            self._score(job, start)
+
+    def _train(self, run: Run, job: Job, start: Version | None) -> None:
+        config = RunTrainerConfig.model_validate(run.request["trainer"])
+        model = MultitaskClassifier(build_tasks(job.tasks, config.seed), name=run.model)
+        reporter = _Reporter(self.settings, self.claim, self.db)
+        reporter.log(
+            f"training {len(job.tasks)} tasks with {len(model.module_pool)} modules on {model.device}"
+        )
+        if start:
+            self._initialise(model, job, start, reporter)
+        datasets = [self._dataset(ref, job) for ref in job.splits]
+        _warn_of_untrained(job, datasets, config, reporter)
+        settings = config.model_dump(exclude={"batch_size"}) | {"progress_bar": False}
+        Trainer(run.model, **settings).fit(model, _training_loaders(datasets, config), reporter)
+        reporter.flush()
+
+        scores = model.evaluate(_scoring_loaders(datasets))
+        weights = self.store.put_tensors(module_weights(model))
+        finish = _persistently(
+            self.settings,
+            lambda: _end(self.db, lambda s: service.finish_training(s, self.claim, job, weights, scores)),
+        )
+        log.info("run succeeded", version=finish, scores=len(scores))
+
+    def _score(self, job: Job, version: Version) -> None:
+        model = MultitaskClassifier(build_tasks(job.tasks), name=version.model)
+        load_module_weights(model, self.store.load_tensors(version.sha256))
+        scores = model.evaluate(_scoring_loaders([self._dataset(ref, job) for ref in job.splits]))
+        _persistently(
+            self.settings, lambda: _end(self.db, lambda s: service.finish_scoring(s, self.claim, scores))
+        )
+
+    def _initialise(self, model: MultitaskClassifier, job: Job, start: Version, reporter: _Reporter) -> None:
+        """Load the modules that are in the version as they are in the job."""
+        before = _modules_of(TaskSpec.model_validate(spec) for spec in start.tasks)
+        now = _modules_of(job.tasks)
+        kept = [name for name, spec in now.items() if before.get(name) == spec]
+        load_module_weights(model, self.store.load_tensors(start.sha256), kept)
+        fresh = sorted(set(now) - set(kept))
+        reporter.log(f"from version {start.number}: modules {sorted(kept)}; new: {fresh}")
+
+    def _dataset(self, ref: SplitRef, job: Job) -> DictDataset:
+        """Load a split: the fields that the tasks read, as they read them, and the labels of the tasks."""
+        X_dict, Y_dict = load_split(self.store, ref.sha256)
+        fields = {
+            name: as_dtype(X_dict[name], field.dtype, name)
+            for name, field in job.fields.items()
+            if name in X_dict
+        }
+        return DictDataset(ref.dataset, ref.split, fields, {task: Y_dict[task] for task in ref.tasks})
+
+
+def _training_loaders(datasets: Sequence[DictDataset], config: RunTrainerConfig) -> list[DictDataLoader]:
+    """Return loaders of the splits that training knows; training examples are shuffled as batches are."""
+    return [
+        DictDataLoader(
+            dataset,
+            batch_size=config.batch_size,
+            shuffle=dataset.split == config.train_split and config.batch_scheduler == "shuffled",
+        )
+        for dataset in datasets
+        if dataset.split in (config.train_split, config.valid_split, config.test_split)
+    ]
+
+
+def _scoring_loaders(datasets: Sequence[DictDataset]) -> list[DictDataLoader]:
+    return [DictDataLoader(dataset, batch_size=_SCORING_BATCH) for dataset in datasets]
+
+
+class _Reporter(FitListener):
+    """Tells the database how the training goes, every so often, and hears from it whether to stop."""
+
+    def __init__(self, settings: Settings, claim: Claim, db: Database) -> None:
+        self._every = settings.report_seconds
+        self._claim = claim
+        self._db = db
+        self._news: list[Event] = []
+        self._progress: Progress | None = None
+        self._started = self._reported = time.monotonic()
+
+    def on_batch(self, progress: Progress) -> None:
+        self._progress = progress
+        if time.monotonic() - self._reported >= self._every:
+            self.flush()
+
+    def on_metrics(self, progress: Progress, metrics: dict[str, float]) -> None:
+        data = {"attempt": self._claim.attempt, "epoch": progress.epoch, "step": progress.step}
+        self._news.append(Event("metrics", data | {"metrics": service.finite_or_none(metrics)}))
+
+    def log(self, message: str) -> None:
+        log.info(message)
+        self._news.append(Event("log", {"message": message}))
+
+    def flush(self) -> None:
+        """Report what is new.
+
+        Raises:
+            RunCancelledError: If a client asked for it.
+            LeaseLostError: If another worker has the run.
+        """
+        self._reported = time.monotonic()
+        progress = self._progress_now()
+        news = [*self._news, *([Event("progress", progress)] if progress else [])]
+        try:
+            with self._db.write() as session:
+                status = lease.report(session, self._claim, progress, news)
+        except OperationalError as error:
+            # The news is kept for the next time; if the database stays away, the lease runs out.
+            log.warning("could not report progress", error=str(error))
+            return
+        self._news.clear()
+        if status == "cancelling":
+            raise RunCancelledError
+
+    def _progress_now(self) -> dict[str, float | int | None] | None:
+        if self._progress is None:
+            return None
+        now = self._progress
+        pace = now.step / max(self._reported - self._started, 1e-9)
+        return {
+            "epoch": now.epoch,
+            "n_epochs": now.n_epochs,
+            "step": now.step,
+            "n_steps": now.n_steps,
+            "fraction": now.step / now.n_steps,
+            "examples_per_s": round(now.points / max(self._reported - self._started, 1e-9), 1),
+            "eta_s": round((now.n_steps - now.step) / pace, 2),
+        }
+
+
+def _threads(settings: Settings) -> int:
+    """Share the cores among the slots, one left to the server: threads beyond the cores slow each other many times."""
+    return max(1, ((os.cpu_count() or 1) - 1) // settings.worker_slots)
+
+
+def _modules_of(specs: Iterable[TaskSpec]) -> dict[str, dict[str, object]]:
+    return {name: canonical_module(module) for spec in specs for name, module in spec.module_pool.items()}
+
+
+def _warn_of_untrained(
+    job: Job, datasets: Sequence[DictDataset], config: RunTrainerConfig, reporter: _Reporter
+) -> None:
+    trained = {
+        task
+        for dataset in datasets
+        if dataset.split == config.train_split
+        for task, labels in dataset.Y_dict.items()
+        if bool(is_labelled(labels).any())
+    }
+    for spec in job.tasks:
+        if spec.name not in trained:
+            reporter.log(
+                f"task '{spec.name}' has no label in the split '{config.train_split}': what only it uses stays as it is"
+            )
+
+
+def _fail(settings: Settings, db: Database, claim: Claim, reason: str) -> None:
+    log.warning("run failed", reason=reason)
+    _persistently(settings, lambda: _end(db, lambda s: service.fail(s, claim, reason)))
+
+
+def _end(db: Database, write: Callable[[Session], T]) -> T | None:
+    """Write a run's end, unless the run is another worker's by now."""
+    try:
+        with db.write() as session:
+            return write(session)
+    except LeaseLostError:
+        log.warning("lease lost, nothing written")
+        return None
+
+
+def _persistently(settings: Settings, action: Callable[[], T]) -> T:
+    """Do something that needs the database, again if that is away, as long as a lease lasts."""
+    deadline = time.monotonic() + settings.lease_seconds
+    while True:
+        try:
+            return action()
+        except OperationalError as error:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("database unavailable, trying again", error=str(error))
+            time.sleep(0.5)
+
+
+def _die_with_parent() -> None:
+    """End this process as soon as the worker that started it is gone: nobody renews its lease any more."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()

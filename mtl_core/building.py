@@ -1,0 +1,230 @@
+"""Task specs → tasks: every check that needs no data, and modules built once for all tasks that name them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mtl_core.architecture import spec_difference
+from mtl_core.dry_run import dry_run
+from mtl_core.errors import Fault, ModuleConflictError, SpecError, pointer_to
+from mtl_core.fields import FieldShape, FieldShapes, infer_fields, merge_fields
+from mtl_core.losses import LOSSES
+from mtl_core.metrics import METRICS
+from mtl_core.modules import build_module, canonical_module
+from mtl_core.outputs import OUTPUTS
+from mtl_core.plan import ExecutionPlan
+from mtl_core.scorer import Scorer
+from mtl_core.spec_faults import catalogue_faults, reference_faults, size_faults
+from mtl_core.specs import FieldSpec, TaskSpec
+from mtl_core.task import Operation, Task
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a spec may ask for at most.
+
+    Attributes:
+        max_parameters: Numbers held by all modules of a task or model together.
+        max_activations: Numbers that one example takes on its way through a task, all layers together.
+        max_layers: Layers of a task's modules, as :func:`~mtl_core.modules.count_layers` counts them.
+    """
+
+    max_parameters: int = 100_000_000
+    max_activations: int = 50_000_000
+    max_layers: int = 512
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """What checking a spec found out.
+
+    Attributes:
+        parameters: Trainable and fixed numbers of each module, by module name.
+        fields: Shape and dtype of each field the task reads; the shape is None where nothing tells it.
+        output_shape: Shape of the task's output for one example; None where a field's shape is unknown.
+        activations: Numbers that one example takes on its way along the task's path while it trains, all
+            layers together; None where a field's shape is unknown.
+    """
+
+    parameters: dict[str, int]
+    fields: FieldShapes
+    output_shape: list[int] | None
+    activations: int | None
+
+
+def check_task(
+    spec: TaskSpec,
+    limits: Limits,
+    fields: Mapping[str, FieldSpec | FieldShape] | None = None,
+    labels: FieldSpec | None = None,
+) -> TaskReport:
+    """Check a spec from end to end on the meta device, where nothing takes memory.
+
+    Args:
+        spec: The task.
+        limits: What it may ask for.
+        fields: Shapes and dtypes of the fields as a dataset has them; default: those declared or inferred.
+        labels: Shape and dtype of one example's label as a dataset has it; default: what suits the loss.
+
+    Returns:
+        Sizes and shapes; of ``fields``, those given go before those declared or inferred.
+
+    Raises:
+        SpecError: With every fault that can be told apart: unknown names, wrong arguments, sizes along the
+            path that do not fit, a spec beyond the limits.
+    """
+    faults = [*reference_faults(spec), *catalogue_faults(spec), *size_faults(spec, limits.max_layers)]
+    if faults:
+        raise SpecError(faults)
+    with torch.device("meta"):
+        modules = _build_pool(spec)
+        task = _build_task(spec, modules)
+    parameters = {name: count_numbers(module) for name, module in modules.items()}
+    check_budget(parameters, limits)
+    known = infer_fields(task, spec.inputs) | _given_fields(spec, task, fields or {})
+    if any(field.shape is None for field in known.values()):
+        return TaskReport(parameters, known, None, None)
+    with torch.device("meta"):
+        run = dry_run(task, known, limits.max_activations, labels)
+    return TaskReport(parameters, known, run.output_shape, run.activations)
+
+
+def check_shared_modules(specs: Iterable[TaskSpec]) -> None:
+    """Refuse tasks that declare one module name with different specs.
+
+    Raises:
+        ModuleConflictError: Naming the module and both tasks.
+    """
+    declared: dict[str, tuple[str, dict[str, Any]]] = {}
+    for spec in specs:
+        for name, module_spec in spec.module_pool.items():
+            canonical = canonical_module(module_spec)
+            first_task, first = declared.setdefault(name, (spec.name, canonical))
+            if what := spec_difference(first, canonical):
+                raise ModuleConflictError(name, first_task, spec.name, what)
+
+
+def shared_fields(reports: Mapping[str, TaskReport]) -> FieldShapes:
+    """Merge what the reports of one model's tasks say of their fields.
+
+    A declared shape goes before an inferred one.
+
+    Args:
+        reports: What :func:`check_task` answered, by the tasks' names.
+
+    Raises:
+        SpecError: If two tasks read one field in different forms; names the field and both tasks.
+    """
+    return merge_fields({name: report.fields for name, report in reports.items()})
+
+
+def check_budget(parameters: Mapping[str, int], limits: Limits) -> None:
+    """Refuse modules that together hold more numbers than the limits allow.
+
+    Raises:
+        SpecError: Naming the largest module.
+    """
+    total = sum(parameters.values())
+    if total > limits.max_parameters:
+        largest = max(parameters, key=lambda name: parameters[name])
+        detail = f"{total:,} parameters in all, {parameters[largest]:,} of them here"
+        raise SpecError.at(pointer_to("module_pool", largest), f"{detail}; at most {limits.max_parameters:,}")
+
+
+def build_tasks(specs: Iterable[TaskSpec], seed: int | None = None) -> list[Task]:
+    """Build tasks for one model, each module once.
+
+    Args:
+        specs: The tasks.
+        seed: Seeds every module's initial weights by its name, so that they depend neither on the other tasks
+            nor on their order; default: drawn from torch's random generator.
+
+    Raises:
+        ModuleConflictError: If one module name is declared with different specs.
+        SpecError: If a spec is wrong.
+    """
+    specs = list(specs)
+    check_shared_modules(specs)
+    shared: dict[str, nn.Module] = {}
+    for spec in specs:
+        for name, module_spec in spec.module_pool.items():
+            if name not in shared:
+                with torch.random.fork_rng(enabled=seed is not None):
+                    if seed is not None:
+                        torch.manual_seed((seed + zlib.crc32(name.encode())) % 2**63)
+                    shared[name] = build_module(module_spec, pointer_to("module_pool", name))
+    return [_build_task(spec, {name: shared[name] for name in spec.module_pool}) for spec in specs]
+
+
+def canonical_task(spec: TaskSpec) -> dict[str, Any]:
+    """Return a task spec as JSON values with every default written out, so that equal specs compare equal.
+
+    Raises:
+        SpecError: If a module, the loss, the output or a metric is wrong.
+    """
+    return {
+        "name": spec.name,
+        "module_pool": {name: canonical_module(module) for name, module in spec.module_pool.items()},
+        "op_sequence": [op.model_dump(mode="json") | {"name": op.op_name} for op in spec.op_sequence],
+        "loss": LOSSES.canonical(spec.loss),
+        "output": OUTPUTS.canonical(spec.output),
+        "metrics": [METRICS.canonical(metric) for metric in spec.metrics],
+        "inputs": {name: field.model_dump(mode="json") for name, field in (spec.inputs or {}).items()},
+    }
+
+
+def plan_of(specs: Iterable[TaskSpec]) -> ExecutionPlan:
+    """Return the plan of one model's tasks, without building a module."""
+    plan = ExecutionPlan()
+    for spec in specs:
+        plan.add_task(_build_task(spec, {name: nn.Identity() for name in spec.module_pool}))
+    return plan
+
+
+def count_numbers(module: nn.Module) -> int:
+    """Return how many numbers a module's parameters and buffers hold."""
+    return sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
+
+
+def _given_fields(spec: TaskSpec, task: Task, fields: Mapping[str, FieldSpec | FieldShape]) -> FieldShapes:
+    """Return those of the given fields that the task reads; refuse what its spec declares otherwise."""
+    given: FieldShapes = {}
+    for name in task.fields:
+        if (field := fields.get(name)) is None:
+            continue
+        declared = (spec.inputs or {}).get(name)
+        if declared and declared.shape != field.shape:
+            detail = f"field '{name}' is declared with shape {declared.shape}, but has {field.shape}"
+            raise SpecError.at(pointer_to("inputs", name), detail)
+        given[name] = FieldShape(field.shape, field.dtype, declared=declared is not None)
+    return given
+
+
+def _build_pool(spec: TaskSpec) -> dict[str, nn.Module]:
+    built: dict[str, nn.Module] = {}
+    faults: list[Fault] = []
+    for name, module_spec in spec.module_pool.items():
+        try:
+            built[name] = build_module(module_spec, pointer_to("module_pool", name))
+        except SpecError as error:
+            faults += error.faults
+    if faults:
+        raise SpecError(faults)
+    return built
+
+
+def _build_task(spec: TaskSpec, modules: dict[str, nn.Module]) -> Task:
+    return Task(
+        name=spec.name,
+        module_pool=modules,
+        op_sequence=[Operation(op.module_name, op.inputs, op.op_name) for op in spec.op_sequence],
+        scorer=Scorer(metrics=spec.metrics),
+        loss_func=LOSSES.build(spec.loss, "/loss"),
+        output_func=OUTPUTS.build(spec.output, "/output"),
+    )

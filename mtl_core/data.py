@@ -1,0 +1,179 @@
+"""Datasets of named fields and labels, and the loader that batches them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+
+from mtl_core.errors import TaskloomError
+
+XDict = dict[str, Any]
+"""Field name → values, one per example: a tensor ``[n, …]`` or a sequence of length ``n``."""
+
+YDict = dict[str, torch.Tensor]
+"""Task name → labels ``[n]`` or ``[n, …]``; -1 (NaN for floats) where an example has none."""
+
+Batch = tuple[XDict, YDict]
+
+UNLABELLED = -1
+
+
+def is_given(labels: torch.Tensor) -> torch.Tensor:
+    """Say which entries of labels ``[n, …]`` are given, as booleans ``[n, …]``: all but -1 and NaN."""
+    given = labels != UNLABELLED
+    return given & ~labels.isnan() if labels.is_floating_point() else given
+
+
+def is_labelled(labels: torch.Tensor) -> torch.Tensor:
+    """Say which examples have a label.
+
+    Args:
+        labels: ``[n]`` or ``[n, …]``, integer or floating.
+
+    Returns:
+        Boolean ``[n]``: False where every entry of the example's label is -1 or NaN.
+
+    Example:
+        >>> is_labelled(torch.tensor([0, -1, 1])).tolist()
+        [True, False, True]
+    """
+    given = is_given(labels)
+    return given if given.ndim == 1 else given.flatten(start_dim=1).any(dim=1)
+
+
+class DictDataset(Dataset[tuple[dict[str, Any], dict[str, torch.Tensor]]]):
+    """One split of a dataset: fields by name, and labels by the name of the task they belong to.
+
+    Args:
+        name: The dataset's name, the second part of its score keys.
+        split: The split's name, the third part of its score keys.
+        X_dict: Field name → one value per example: a tensor ``[n, …]`` or a sequence of length ``n``.
+        Y_dict: Task name → labels, a tensor ``[n]`` or ``[n, …]``; -1 means not labelled for that task.
+
+    Raises:
+        TaskloomError: If a label set is not a tensor, there is no field, or lengths differ.
+    """
+
+    def __init__(self, name: str, split: str, X_dict: XDict, Y_dict: YDict) -> None:
+        self.name = name
+        self.split = split
+        self.X_dict = X_dict
+        self.Y_dict = Y_dict
+        for task_name, labels in Y_dict.items():
+            if not isinstance(cast("object", labels), torch.Tensor):
+                raise TaskloomError(
+                    f"the labels of '{task_name}' should be a torch.Tensor, not {type(labels)}"
+                )
+        lengths = {key: len(values) for key, values in (*X_dict.items(), *Y_dict.items())}
+        if not X_dict or len(set(lengths.values())) != 1:
+            raise TaskloomError(f"dataset '{name}' needs fields and labels of one length, not {lengths}")
+
+    @classmethod
+    def from_tensors(
+        cls,
+        X_tensor: torch.Tensor,
+        Y_tensor: torch.Tensor,
+        split: str,
+        input_data_key: str = "data",
+        task_name: str = "task",
+        dataset_name: str = "SnorkelDataset",
+    ) -> DictDataset:
+        """Return the dataset of one field ``X_tensor [n, …]`` labelled by ``Y_tensor [n]`` for one task."""
+        return cls(dataset_name, split, {input_data_key: X_tensor}, {task_name: Y_tensor})
+
+    def __getitem__(self, index: int) -> Batch:
+        return (
+            {field: values[index] for field, values in self.X_dict.items()},
+            {task: labels[index] for task, labels in self.Y_dict.items()},
+        )
+
+    def __len__(self) -> int:
+        return len(next(iter(self.X_dict.values())))
+
+    def __repr__(self) -> str:
+        fields, tasks = list(self.X_dict), list(self.Y_dict)
+        return f"DictDataset(name={self.name!r}, split={self.split!r}, X={fields}, Y={tasks})"
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Gather examples by index; every field must be a tensor.
+
+        Returns:
+            Fields ``[len(indices), …]`` and labels ``[len(indices), …]``.
+        """
+        at = torch.as_tensor(indices)
+        return (
+            {field: values.index_select(0, at.to(values.device)) for field, values in self.X_dict.items()},
+            {task: labels.index_select(0, at.to(labels.device)) for task, labels in self.Y_dict.items()},
+        )
+
+
+def collate_dicts(examples: Sequence[Batch]) -> Batch:
+    """Merge examples into a batch.
+
+    Tensors are stacked, 1-D tensors of several lengths padded with 0 at the end; numbers become a tensor;
+    anything else stays a list.
+    """
+    X_dict: XDict = {field: _merge([X[field] for X, _ in examples]) for field in examples[0][0]}
+    Y_dict: YDict = {task: torch.stack([Y[task] for _, Y in examples]) for task in examples[0][1]}
+    return X_dict, Y_dict
+
+
+def _merge(values: list[Any]) -> Any:
+    if all(isinstance(value, torch.Tensor) for value in values):
+        if all(value.shape == values[0].shape for value in values):
+            return torch.stack(values)
+        if all(value.ndim == 1 for value in values):
+            return pad_sequence(values, batch_first=True)
+    if all(isinstance(value, int | float) for value in values):
+        return torch.tensor(values)
+    return values
+
+
+class DictDataLoader(DataLoader[Batch]):
+    """A ``torch.utils.data.DataLoader`` over a :class:`DictDataset`, with all of its options.
+
+    When every field is a tensor and neither workers nor a collate function are asked for, a batch is gathered
+    by one index per field rather than collated example by example; the batches are the same.
+
+    Args:
+        dataset: The split to batch.
+        collate_fn: Merges a list of examples into a batch; default :func:`collate_dicts`.
+        **kwargs: Passed to ``DataLoader``: ``batch_size``, ``shuffle``, ``sampler`` …
+    """
+
+    dataset: DictDataset  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(
+        self,
+        dataset: DictDataset,
+        collate_fn: Callable[[Sequence[Batch]], Batch] = collate_dicts,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(dataset, collate_fn=cast("Any", collate_fn), **kwargs)
+        self._gathers = (
+            collate_fn is collate_dicts
+            and self.num_workers == 0
+            and not self.pin_memory
+            and self.batch_sampler is not None
+            # A subclass may make its examples in its own way, which gathering would pass by.
+            and type(dataset).__getitem__ is DictDataset.__getitem__
+            and all(isinstance(values, torch.Tensor) for values in dataset.X_dict.values())
+        )
+
+    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if not self._gathers:
+            yield from super().__iter__()
+            return
+        for indices in cast("Any", self.batch_sampler):
+            yield self.dataset.batch(indices)
+
+
+def to_device(X_dict: Mapping[str, Any], device: torch.device) -> XDict:
+    """Return the fields with every tensor on ``device``."""
+    return {
+        key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in X_dict.items()
+    }

@@ -1,0 +1,109 @@
+"""The errors that ``mtl_core`` raises, one tree under ``TaskloomError``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MODULE_FAILURES = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+)
+"""What a torch module may raise when it is built or called with arguments or inputs that do not suit it."""
+
+
+class TaskloomError(ValueError):
+    """Something the caller asked for cannot be done; the message says what and where."""
+
+
+class ModuleConflictError(TaskloomError):
+    """Two tasks declare one module name with different architectures."""
+
+    def __init__(self, module_name: str, first_task: str, second_task: str, difference: str) -> None:
+        super().__init__(
+            f"module '{module_name}' is declared differently by tasks '{first_task}' and '{second_task}'"
+            f" ({difference}): modules are shared by name, so give one of them another name"
+        )
+        self.module_name = module_name
+        self.first_task = first_task
+        self.second_task = second_task
+
+
+class OperationError(TaskloomError):
+    """An operation of a task failed to run on its inputs."""
+
+    def __init__(self, task_name: str, op_name: str, module_name: str, reason: str) -> None:
+        super().__init__(
+            f"task '{task_name}': operation '{op_name}' (module '{module_name}') failed: {reason}"
+        )
+        self.task_name = task_name
+        self.op_name = op_name
+        self.reason = reason
+
+
+class LossError(TaskloomError):
+    """A task's loss function failed on the task's outputs and labels."""
+
+    def __init__(self, task_name: str, reason: str) -> None:
+        super().__init__(f"task '{task_name}': its loss failed: {reason}")
+        self.task_name = task_name
+        self.reason = reason
+
+
+class NonFiniteLossError(TaskloomError):
+    """A task's loss became NaN or infinite while training."""
+
+    def __init__(self, task_name: str, dataset: str, epoch: int, step: int, value: float) -> None:
+        super().__init__(
+            f"the loss of task '{task_name}' is {value} on a batch of dataset '{dataset}'"
+            f" at epoch {epoch}, step {step}: lower the learning rate, clip gradients or check the inputs"
+        )
+        self.task_name = task_name
+        self.dataset = dataset
+        self.epoch = epoch
+        self.step = step
+        self.value = value
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a spec: where (a JSON Pointer, RFC 6901, into the spec) and what."""
+
+    pointer: str
+    detail: str
+
+
+class SpecError(TaskloomError):
+    """A JSON spec is well-formed but cannot become a task; carries every fault found."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__("; ".join(f"{fault.pointer or '/'}: {fault.detail}" for fault in faults))
+        self.faults = faults
+
+    @classmethod
+    def at(cls, pointer: str, detail: str) -> SpecError:
+        """Return the error for a single fault."""
+        return cls([Fault(pointer, detail)])
+
+    def under(self, prefix: str) -> SpecError:
+        """Return the same error with every pointer moved below ``prefix``."""
+        return SpecError([Fault(prefix + fault.pointer, fault.detail) for fault in self.faults])
+
+
+def first_line(error: BaseException | None) -> str:
+    """Return the first line of an error's message, or its type's name where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def pointer_to(*parts: str | int) -> str:
+    """Join ``parts`` to a JSON Pointer, escaped as RFC 6901 asks.
+
+    Example:
+        >>> pointer_to("module_pool", "a/b", 0)
+        '/module_pool/a~1b/0'
+    """
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)

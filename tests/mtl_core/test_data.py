@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtl_core import DictDataLoader, DictDataset, TaskloomError
+from mtl_core.data import collate_dicts, is_labelled
+
+
+def dataset(n: int = 10) -> DictDataset:
+    return DictDataset(
+        "d",
+        "train",
+        {"x": torch.arange(n * 3).reshape(n, 3).float(), "i": torch.arange(n)},
+        {"t": torch.arange(n)},
+    )
+
+
+def assert_same(first: Any, second: Any) -> None:
+    for ours, theirs in zip(first, second, strict=True):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert torch.equal(ours[key], theirs[key])
+            assert ours[key].dtype == theirs[key].dtype
+
+
+@given(n=st.integers(1, 40), batch_size=st.integers(1, 12), drop_last=st.booleans(), shuffle=st.booleans())
+def test_gathered_batches_are_those_that_collating_gives(
+    n: int, batch_size: int, drop_last: bool, shuffle: bool
+) -> None:
+    options: dict[str, Any] = {"batch_size": batch_size, "drop_last": drop_last}
+    if shuffle:
+        options["sampler"] = torch.randperm(n).tolist()
+    gathered = list(DictDataLoader(dataset(n), **options))
+    collated = list(
+        DictDataLoader(dataset(n), collate_fn=lambda examples: collate_dicts(examples), **options)
+    )
+    assert len(gathered) == len(collated) == len(DictDataLoader(dataset(n), **options))
+    for ours, theirs in zip(gathered, collated, strict=True):
+        assert_same(ours, theirs)
+
+
+def test_a_shuffled_loader_gives_every_example_once_with_its_label() -> None:
+    torch.manual_seed(1)
+    batches = list(DictDataLoader(dataset(), batch_size=3, shuffle=True))
+    labels = torch.cat([Y_dict["t"] for _, Y_dict in batches])
+    assert sorted(labels.tolist()) == list(range(10))
+    assert labels.tolist() != list(range(10))
+    assert torch.equal(torch.cat([X_dict["i"] for X_dict, _ in batches]), labels)
+
+
+def test_a_dataset_that_makes_its_own_examples_is_asked_for_them() -> None:
+    class Doubled(DictDataset):
+        def __getitem__(self, index: int) -> Any:
+            X_dict, Y_dict = super().__getitem__(index)
+            return {"x": X_dict["x"] * 2}, Y_dict
+
+    data = Doubled("d", "train", {"x": torch.arange(4.0)}, {"t": torch.zeros(4)})
+    (X_dict, _), *_ = DictDataLoader(data, batch_size=4)
+    assert X_dict["x"].tolist() == [0, 2, 4, 6]
+
+
+def test_sequences_of_several_lengths_are_padded_and_other_values_stay_lists() -> None:
+    data = DictDataset(
+        "d",
+        "train",
+        {"tokens": [torch.tensor([1, 2, 3]), torch.tensor([4])], "weight": [1, 2.5], "text": ["a", "b"]},
+        {"t": torch.tensor([0, 1])},
+    )
+    ((X_dict, Y_dict),) = DictDataLoader(data, batch_size=2)
+    assert X_dict["tokens"].tolist() == [[1, 2, 3], [4, 0, 0]]
+    assert X_dict["weight"].tolist() == [1, 2.5]
+    assert X_dict["text"] == ["a", "b"]
+    assert Y_dict["t"].tolist() == [0, 1]
+
+
+def test_from_tensors_names_field_and_task() -> None:
+    data = DictDataset.from_tensors(torch.zeros(3, 2), torch.ones(3), "valid")
+    assert (data.name, data.split, list(data.X_dict), list(data.Y_dict)) == (
+        "SnorkelDataset",
+        "valid",
+        ["data"],
+        ["task"],
+    )
+    assert len(data) == 3
+
+
+@pytest.mark.parametrize(
+    ("X_dict", "Y_dict", "message"),
+    [
+        ({"x": torch.zeros(3)}, {"t": [0, 1, 1]}, "should be a torch.Tensor"),
+        ({"x": torch.zeros(3)}, {"t": torch.zeros(2)}, "one length"),
+        ({"x": torch.zeros(3), "y": [1]}, {}, "one length"),
+        ({}, {"t": torch.zeros(2)}, "needs fields"),
+    ],
+)
+def test_a_dataset_that_does_not_hold_together_is_refused(X_dict: Any, Y_dict: Any, message: str) -> None:
+    with pytest.raises(TaskloomError, match=message):
+        DictDataset("d", "train", X_dict, Y_dict)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (torch.tensor([0, -1, 1]), [True, False, True]),
+        (torch.tensor([0.5, -1.0, float("nan")]), [True, False, False]),
+        (torch.tensor([[0, -1], [-1, -1]]), [True, False]),
+    ],
+)
+def test_an_example_is_labelled_if_any_of_its_labels_is_given(
+    labels: torch.Tensor, expected: list[bool]
+) -> None:
+    assert is_labelled(labels).tolist() == expected

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mtl_core import SpecError
+from mtl_core.losses import LOSSES
+
+LOGITS = torch.tensor([[0.5, -1.0, 2.0], [1.0, 0.0, -1.0]])
+
+
+def test_cross_entropy_takes_classes_of_any_integer_type_and_distributions() -> None:
+    loss = LOSSES.build("cross_entropy")
+    classes = torch.tensor([2, 0])
+    expected = F.cross_entropy(LOGITS, classes)
+    assert torch.equal(loss(LOGITS, classes), expected)
+    assert torch.equal(loss(LOGITS, classes.int()), expected)
+    torch.testing.assert_close(loss(LOGITS, F.one_hot(classes, 3).float()), expected)
+
+
+def test_cross_entropy_takes_weights_and_smoothing() -> None:
+    loss = LOSSES.build({"type": "cross_entropy", "weight": [1, 2, 3], "label_smoothing": 0.1})
+    expected = F.cross_entropy(
+        LOGITS, torch.tensor([2, 0]), weight=torch.tensor([1.0, 2, 3]), label_smoothing=0.1
+    )
+    assert torch.equal(loss(LOGITS, torch.tensor([2, 0])), expected)
+
+
+def test_missing_positions_of_a_sequence_do_not_count() -> None:
+    logits, labels = torch.randn(2, 3, 4), torch.tensor([[0, 1, -1, -1], [2, -1, 1, 0]])
+    flat, given = logits.transpose(1, 2).reshape(-1, 3), labels.flatten() != -1
+    torch.testing.assert_close(
+        LOSSES.build("cross_entropy")(logits, labels), F.cross_entropy(flat[given], labels.flatten()[given])
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("binary_cross_entropy", F.binary_cross_entropy_with_logits),
+        ("mse", F.mse_loss),
+        ("mae", F.l1_loss),
+        ("huber", F.huber_loss),
+    ],
+)
+def test_element_wise_losses_average_over_the_labels_given(name: str, reference: object) -> None:
+    assert callable(reference)
+    loss = LOSSES.build(name)
+    outputs = torch.randn(4, 2, requires_grad=True)
+    labels = torch.tensor([[0.0, 1.0], [-1.0, 1.0], [math.nan, 0.0], [1.0, 1.0]])
+    given = torch.tensor([[True, True], [False, True], [False, True], [True, True]])
+    value = loss(outputs, labels)
+    torch.testing.assert_close(value, reference(outputs[given], labels[given]))
+    value.backward()
+    assert outputs.grad is not None
+    assert outputs.grad[~given].tolist() == [0, 0]
+    assert outputs.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "mse", "mae", "huber"])
+def test_one_output_meets_flat_labels_and_nothing_is_broadcast(name: str) -> None:
+    loss, labels = LOSSES.build(name), torch.tensor([1, 0, 1])
+    assert torch.equal(loss(torch.zeros(3, 1), labels), loss(torch.zeros(3), labels))
+    for outputs in (torch.zeros(3, 3), torch.zeros(1, 3), torch.zeros(3, 1, 1)):
+        with pytest.raises(ValueError, match="one shape"):
+            loss(outputs, labels)
+
+
+@pytest.mark.parametrize(
+    ("spec", "pointer"),
+    [
+        ({"type": "cross_entropy", "label_smoothing": 1.5}, ""),
+        ({"type": "cross_entropy", "weight": [1, -1]}, ""),
+        ({"type": "cross_entropy", "weight": []}, ""),
+        ({"type": "cross_entropy", "weight": "heavy"}, "/weight"),
+        ({"type": "cross_entropy", "weights": [1]}, "/weights"),
+        ({"type": "binary_cross_entropy", "pos_weight": 0}, ""),
+        ({"type": "huber", "delta": True}, "/delta"),
+        ({"type": "hubert"}, "/type"),
+        ("hubert", ""),
+        ({}, "/type"),
+        (3, ""),
+    ],
+)
+def test_wrong_loss_specs_are_refused_at_the_argument(spec: object, pointer: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        LOSSES.build(spec)
+    assert [fault.pointer for fault in caught.value.faults] == [pointer]
+
+
+def test_a_misspelt_name_comes_with_a_suggestion() -> None:
+    with pytest.raises(SpecError, match="did you mean cross_entropy"):
+        LOSSES.build("cross_entrophy")
