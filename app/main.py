@@ -14,7 +14,6 @@ from fastapi_offline import FastAPIOffline
 
 from app import catalogue, health
 from app.datasets import routes as datasets
-from app.db import migrations
 from app.db.session import Database
 from app.http.errors import install_handlers
 from app.http.middleware import RequestMiddleware
@@ -35,21 +34,13 @@ and **datasets**, make a **model** of tasks, start a **run**; then read **scores
 """
 
 
-class SchemaOutOfDateError(RuntimeError):
-    """The database is not at the revision that this release needs."""
-
-
 def create_app(settings: Settings) -> FastAPI:
-    """Return the server's ASGI application.
-
-    Its start migrates the embedded database, and refuses another one that is not at the newest revision.
-    """
+    """Return the server's ASGI application; its database must be at the newest revision."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         db = Database(settings.resolved_database_url)
         store = ArtifactStore(settings.artifacts_dir)
-        prepare_database(db, settings)
         app.state.resources = Resources(settings, db, store)
         app.state.loaded_versions = LoadedVersions(store, settings)
         yield
@@ -80,18 +71,6 @@ def create_app(settings: Settings) -> FastAPI:
 
     _describe_problems(app)
     return app
-
-
-def prepare_database(db: Database, settings: Settings) -> None:
-    """Migrate the embedded database; check any other.
-
-    Raises:
-        SchemaOutOfDateError: If a database that is not ours to migrate is behind.
-    """
-    if settings.is_embedded:
-        migrations.upgrade(db.engine)
-    elif behind := migrations.pending(db.engine):
-        raise SchemaOutOfDateError(behind)
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -85,7 +85,7 @@ class _Play:
         self._post("/models", {"name": "shapes", "tasks": ["circle_task", "square_task"]})
         training = {
             "datasets": ["circleDataset", "squareDataset"],
-            "trainer": {"n_epochs": 30, "lr": 0.02, "seed": 1},
+            "trainer": {"n_epochs": 20, "lr": 0.02, "lr_scheduler": "linear", "seed": 1},
         }
         self._train("shapes", training)
 

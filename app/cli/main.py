@@ -80,7 +80,9 @@ def serve(
     On an address that other machines reach, the server starts only with `TASKLOOM_ALLOW_OPEN=true`: it has no API keys
     yet, so whoever reaches it may do anything.
     """
-    from app.cli.server import run_server  # noqa: PLC0415 - the command line answers at once, torch takes seconds
+    # Imported here, as in the other commands, so that --help and refusals come at once: torch takes seconds.
+    from app.cli.server import run_server  # noqa: PLC0415
+    from app.logs import configure_logs  # noqa: PLC0415
 
     settings = _settings(host=host, port=port, data_dir=data_dir)
     if not settings.allow_open and not _is_loopback(settings.host):
@@ -88,6 +90,8 @@ def serve(
             f"{settings.host} can be reached from other machines, and there are no API keys: listen on 127.0.0.1,"
             " or set TASKLOOM_ALLOW_OPEN=true if whoever reaches this server may do anything"
         )
+    configure_logs(settings)
+    _prepare_database(settings)
     run_server(settings, with_worker=worker)
 
 
@@ -104,19 +108,12 @@ def worker(
     Any number of workers may share one database and one artifact folder. SIGTERM stops a worker; it gives its runs back
     to the queue.
     """
-    from app.db.session import Database  # noqa: PLC0415
     from app.logs import configure_logs  # noqa: PLC0415
-    from app.main import SchemaOutOfDateError, prepare_database  # noqa: PLC0415
     from app.worker.supervisor import run_worker  # noqa: PLC0415
 
     settings = _settings(data_dir=data_dir, worker_slots=slots)
     configure_logs(settings)
-    try:
-        db = Database(settings.resolved_database_url)
-        prepare_database(db, settings)
-        db.dispose()
-    except SchemaOutOfDateError as error:
-        _refuse(str(error))
+    _prepare_database(settings)
     run_worker(settings, stop_on_stdin_close=stop_on_stdin_close)
 
 
@@ -160,6 +157,15 @@ def _settings(**given: Any) -> Settings:
     except ValidationError as error:
         lines = [f"TASKLOOM_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()]
         _refuse("; ".join(lines))
+
+
+def _prepare_database(settings: Settings) -> None:
+    from app.db import migrations  # noqa: PLC0415
+
+    try:
+        migrations.prepare(settings)
+    except migrations.SchemaOutOfDateError as error:
+        _refuse(str(error))
 
 
 def _is_loopback(host: str) -> bool:

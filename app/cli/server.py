@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -10,8 +11,8 @@ import threading
 import typer
 import uvicorn
 
-from app.logs import configure_logs, get_logger
-from app.main import SchemaOutOfDateError, create_app
+from app.logs import get_logger
+from app.main import create_app
 from app.settings import Settings
 
 log = get_logger(__name__)
@@ -56,26 +57,21 @@ class EmbeddedWorker:
 
 
 def run_server(settings: Settings, *, with_worker: bool) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    configure_logs(settings)
+    """Serve until SIGTERM or SIGINT; the worker stops after the last request is answered."""
     listener = _listen(settings)
     host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     server = uvicorn.Server(
         uvicorn.Config(create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=10)
     )
+    # uvicorn raises the signal that stopped it once more when it is done; it must not end us before the worker.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: None)
     worker = EmbeddedWorker() if with_worker else None
-    shown = f"[{host}]" if ":" in host else host
-    log.info(
-        "serving",
-        url=f"http://{shown}:{port}",
-        docs=f"http://{shown}:{port}/docs",
-        data=str(settings.data_dir),
-    )
+    log.info("serving", url=url, docs=f"{url}/docs", data=str(settings.data_dir))
     try:
         server.run(sockets=[listener])
-    except SchemaOutOfDateError as error:
-        typer.echo(f"taskloom: {error}", err=True)
-        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        log.info("interrupted")
     finally:
         if worker:
             worker.stop()

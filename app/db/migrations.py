@@ -11,6 +11,28 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 
 import migrations
+from app.db.session import Database
+from app.settings import Settings
+
+
+class SchemaOutOfDateError(RuntimeError):
+    """The database is not at the revision that this release needs."""
+
+
+def prepare(settings: Settings) -> None:
+    """Migrate the embedded database, making it if need be; check any other.
+
+    Raises:
+        SchemaOutOfDateError: If a database that is not ours to migrate is behind.
+    """
+    db = Database(settings.resolved_database_url)
+    try:
+        if settings.is_embedded:
+            upgrade(db.engine)
+        elif behind := pending(db.engine):
+            raise SchemaOutOfDateError(behind)
+    finally:
+        db.dispose()
 
 
 def upgrade(engine: Engine) -> None:

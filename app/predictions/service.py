@@ -72,7 +72,7 @@ def _tensors(
             continue
         pointer, known = pointer_to("inputs", field), loaded.fields[field]
         tensor = tensor_from_json(values, pointer)
-        if list(tensor.shape[1:]) != known.shape:
+        if known.shape is not None and list(tensor.shape[1:]) != known.shape:
             faults.append(
                 Fault(
                     pointer,

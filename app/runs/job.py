@@ -14,7 +14,7 @@ from app.db.tables import Dataset, Split
 from app.problems import Invalid
 from mtl_core.building import Limits, TaskReport, check_task, shared_fields
 from mtl_core.errors import Fault, SpecError, pointer_to
-from mtl_core.fields import FieldShapes
+from mtl_core.fields import FieldShape, FieldShapes
 from mtl_core.losses import LOSSES
 from mtl_core.specs import DType, FieldSpec, TaskSpec
 from mtl_core.training.config import TrainerConfig
@@ -40,7 +40,8 @@ class SplitRef(BaseModel):
 class FieldRef(BaseModel):
     """Shape of one example of a field, and the dtype in which the tasks read it."""
 
-    shape: list[int]
+    shape: list[int] | None
+    """null where no dataset of the run has the field, and no layer tells."""
     dtype: DType
 
 
@@ -93,7 +94,9 @@ def plan_job(
         faults += [Fault(pointer_to("datasets", i), detail) for detail in dict.fromkeys(details)]
     if faults:
         raise Invalid(faults[0].detail, faults)
-    return Job(tasks=list(specs), splits=splits, fields=checks.fields)
+    # Fields of tasks that none of the datasets labels: predictions need to know them all the same.
+    others = {name: FieldRef(shape=shape.shape, dtype=shape.dtype) for name, shape in checks.needed.items()}
+    return Job(tasks=list(specs), splits=splits, fields=others | checks.fields)
 
 
 def _reference(split: Split, specs: Collection[str]) -> SplitRef | None:
@@ -130,7 +133,9 @@ class _Checks:
             if stored is None:
                 yield f"labels task '{task}' but lacks the field '{name}' that it reads"
                 continue
-            known = self.fields.setdefault(name, FieldRef(shape=stored["shape"], dtype=dtype))
+            known = self.fields.get(name)
+            if known is None or known.shape is None:
+                known = self.fields[name] = FieldRef(shape=stored["shape"], dtype=dtype)
             if known.shape != stored["shape"]:
                 yield f"has field '{name}' of shape {stored['shape']}, which is {known.shape} elsewhere"
             if dtype == "int64" and stored["dtype"] != "int64":
@@ -142,7 +147,7 @@ class _Checks:
         key = (task, form.model_dump_json())
         if key not in self._checked:
             fields = {
-                name: FieldSpec(shape=ref.shape, dtype=ref.dtype)
+                name: FieldShape(ref.shape, ref.dtype)
                 for name, ref in self.fields.items()
                 if name in self.reports[task].fields
             }

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
 
-from app.db.tables import Run
+from app.db.tables import Run, RunEvent
 from app.http.endpoint import Endpoint
 from app.http.pages import Page, PagingDep
 from app.http.resources import NamePath, NameQuery, ResourcesDep, RunPath, SessionDep
@@ -98,6 +99,11 @@ def get_run_metrics(run: RunPath, session: SessionDep) -> MetricsOut:
     return MetricsOut(run=row.id, series=series)
 
 
+def _known_run(run: RunPath, session: SessionDep) -> str:
+    """Answer 404 for a run that is not there before its stream begins."""
+    return service.get(session, run).id
+
+
 @router.get(
     "/runs/{run}/events",
     summary="Follow a run",
@@ -105,26 +111,31 @@ def get_run_metrics(run: RunPath, session: SessionDep) -> MetricsOut:
     response_class=EventSourceResponse,
     responses=problem_responses(404, 422),
 )
-def follow_run(
-    run: RunPath,
+async def follow_run(
+    run: Annotated[str, Depends(_known_run)],
     resources: ResourcesDep,
     last_event_id: Annotated[
         str | None, Header(pattern=r"^\d{1,9}$", description="Go on after this event.")
     ] = None,
-) -> Iterator[ServerSentEvent]:
+) -> AsyncIterator[ServerSentEvent]:
     """Stream `status`, `progress`, `metrics` and `log` events as they happen, until the run is over."""
     seq = int(last_event_id or 0)
-    while True:
+
+    def read() -> tuple[bool, list[RunEvent]]:
         with resources.db.read() as session:
+            # Read before the events, so that a run found over has all of its events there.
             is_over = service.get(session, run).status in service.OVER
-            batch = events.after(session, run, seq)
+            return is_over, events.after(session, run, seq)
+
+    while True:
+        is_over, batch = await run_in_threadpool(read)
         for event in batch:
             seq = event.seq
             yield ServerSentEvent(id=str(seq), event=event.kind, data=event.data)
         if is_over and not batch:
             return
         if not batch:
-            time.sleep(_EVENT_POLL_SECONDS)
+            await asyncio.sleep(_EVENT_POLL_SECONDS)
 
 
 @router.post(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -55,6 +56,8 @@ class RunCancelledError(Exception):
 def execute(settings: Settings, claim: Claim) -> None:
     """Do a claimed run to its end, whatever end that is; the entry point of a training process."""
     configure_logs(settings)
+    # Ctrl-C reaches every process of the terminal; the worker decides what becomes of the run.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
     torch.set_num_threads(_threads(settings))
     db = Database(settings.resolved_database_url)
