@@ -95,6 +95,12 @@ class PreconditionFailed(Problem):
     status, title = 412, "Precondition failed"
 
 
+class TooLarge(Problem):
+    """The body is larger than this server takes."""
+
+    status, title = 413, "Body too large"
+
+
 class UnsupportedMediaType(Problem):
     """The body is of a type that this endpoint does not read."""
 
@@ -129,10 +135,10 @@ def missing(kind: str, name: object) -> NotFound:
 _DESCRIPTIONS = {
     problem.status: problem.title
     for problem in (
-        *(MalformedBody, NotFound, Conflict, PreconditionFailed, UnsupportedMediaType, Invalid, NotReady),
-        Problem,
+        *(MalformedBody, NotFound, Conflict, PreconditionFailed, TooLarge, UnsupportedMediaType),
+        *(Invalid, NotReady),
     )
-} | {413: "Body too large"}
+}
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

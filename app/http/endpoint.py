@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from app.db.session import Database
 from app.db.tables import IdempotentAnswer
 from app.http.resources import resources_of
-from app.problems import Invalid, UnsupportedMediaType
+from app.problems import Invalid, TooLarge, UnsupportedMediaType
 
 _KEPT_HEADERS = ("location", "content-type")
 _MAX_KEY = 255
@@ -29,11 +29,18 @@ _TRIES = 3
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-class _StrictRequest(Request):
-    """A request whose JSON is read by the standard: NaN and Infinity are not numbers."""
+class _ReadRequest(Request):
+    """A request whose body was read, up to the size that is allowed; NaN and Infinity are no JSON numbers in it."""
+
+    def __init__(self, request: Request, content: bytes) -> None:
+        super().__init__(request.scope, request.receive)
+        self._content = content
+
+    async def body(self) -> bytes:
+        return self._content
 
     async def json(self) -> Any:
-        return orjson.loads(await self.body())
+        return orjson.loads(self._content)
 
 
 class Endpoint(APIRoute):
@@ -45,12 +52,12 @@ class Endpoint(APIRoute):
 
         async def handle(request: Request) -> Response:
             _check_media_type(request)
-            strict = _StrictRequest(request.scope, request.receive)
+            read = _ReadRequest(request, await _read_body(request))
             if request.method in ("GET", "HEAD"):
-                return _tagged(request, await _within(strict, answer, writes=False))
+                return _tagged(request, await _within(read, answer, writes=False))
             if request.method == "POST" and "idempotency-key" in request.headers:
-                return await _idempotent(strict, answer)
-            return await _retried(strict, answer)
+                return await _idempotent(read, answer)
+            return await _retried(read, answer)
 
         return handle
 
@@ -68,6 +75,21 @@ def _check_media_type(request: Request) -> None:
         raise UnsupportedMediaType(
             f"send the body as JSON with 'Content-Type: application/json', not {media_type or 'without a type'!r}"
         )
+
+
+async def _read_body(request: Request) -> bytes:
+    limit = resources_of(request).settings.max_body_bytes
+    declared = request.headers.get("content-length", "0")
+    content = bytearray()
+    # A body that says it is too large is refused before any of it is read.
+    if not declared.isdecimal() or int(declared) <= limit:
+        async for chunk in request.stream():
+            content += chunk
+            if len(content) > limit:
+                break
+        else:
+            return bytes(content)
+    raise TooLarge(f"a body has at most {limit:,} bytes")
 
 
 def _tagged(request: Request, response: Response) -> Response:

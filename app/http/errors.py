@@ -18,7 +18,7 @@ from mtl_core.errors import ModuleConflictError, SpecError, TaskloomError, point
 
 log = get_logger(__name__)
 
-_HTTP_TITLES = {404: "Not found", 405: "Method not allowed", 413: "Body too large"}
+_HTTP_TITLES = {404: "Not found", 405: "Method not allowed"}
 
 
 _MESSAGES = {"missing": "is required", "extra_forbidden": "is not known here"}

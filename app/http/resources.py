@@ -37,4 +37,4 @@ SessionDep = Annotated[Session, Depends(_session_of)]
 
 NamePath = Annotated[str, Path(pattern=NAME_PATTERN)]
 NameQuery = Annotated[str | None, Query(pattern=NAME_PATTERN)]
-RunPath = Annotated[str, Path(pattern=r"^run_[0-9A-Z]{26}$", examples=["run_01KD8Z6Y0000000000000000AB"])]
+RunPath = Annotated[str, Path(pattern=NAME_PATTERN, examples=["run_01KD8Z6Y0000000000000000AB"])]
