@@ -6,10 +6,11 @@ from functools import cache
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.http.endpoint import Endpoint
 from app.runs.job import RunTrainerConfig
+from app.wire import Out
 from mtl_core.losses import LOSSES
 from mtl_core.metrics import METRICS
 from mtl_core.modules import MODULES
@@ -18,7 +19,7 @@ from mtl_core.outputs import OUTPUTS
 router = APIRouter(tags=["modules"], route_class=Endpoint)
 
 
-class EntryOut(BaseModel):
+class EntryOut(Out):
     """A part that a spec may name."""
 
     type: str
@@ -26,7 +27,7 @@ class EntryOut(BaseModel):
     arguments: dict[str, Any] = Field(description="JSON Schema of its arguments.")
 
 
-class CatalogueOut(BaseModel):
+class CatalogueOut(Out):
     """Everything that specs may be made of."""
 
     modules: list[EntryOut]

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import migrations
 from app.http.resources import ResourcesDep
 from app.problems import NotReady, problem_responses
+from app.wire import Out
 
 router = APIRouter(tags=["health"])
 
 
-class HealthOut(BaseModel):
+class HealthOut(Out):
     """The process answers."""
 
     status: str = "ok"
 
 
-class ReadyOut(BaseModel):
+class ReadyOut(Out):
     """The process can work."""
 
     status: str = "ready"

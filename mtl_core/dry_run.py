@@ -22,8 +22,8 @@ from mtl_core.task import Task
 # A large prime, which no layer's size is likely to be, so that a path that loses the batch dimension shows.
 _BATCH = 10_007
 
-# Each takes a tenth of a millisecond even without numbers, and a short spec can ask for very many.
-_MAX_STEPS = 4_000
+# Each takes some tenths of a millisecond even without numbers, and a short spec can ask for very many.
+_MAX_STEPS = 2_500
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class _Watch(TorchDispatchMode):
         self.numbers = 0
         self._max_activations = max_activations
         self._steps = 0
-        self._inside: list[str] = []
+        self._inside: list[tuple[nn.Module, tuple[Any, ...]]] = []
         self._recurrences: list[tuple[int, int]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -161,10 +161,13 @@ class _Watch(TorchDispatchMode):
 
     def reached(self) -> str:
         """Say which layer is being called, and on what."""
-        return f"{self._inside[-1]}: " if self._inside else ""
+        if not self._inside:
+            return ""
+        layer, inputs = self._inside[-1]
+        return f"{type(layer).__name__}({layer.extra_repr()}) cannot take {_shapes(inputs)}: "
 
     def _enter(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        self._inside.append(f"{type(layer).__name__}({layer.extra_repr()}) cannot take {_shapes(inputs)}")
+        self._inside.append((layer, inputs))
         if inputs and isinstance(inputs[0], torch.Tensor):
             _check_input(layer, inputs[0])
             if isinstance(layer, nn.RNNBase):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Query, Response
+from fastapi import APIRouter, Query, Response
 from sqlalchemy import select
 
 from app.datasets import service, tensors
-from app.datasets.schemas import CIRCLE_SPLIT, DatasetOut, RowsOut, SplitIn, SplitOut
+from app.datasets.schemas import DatasetOut, RowsOut, SplitIn, SplitOut
 from app.db.tables import Dataset, Split
 from app.http.conditional import IfMatchDep
 from app.http.endpoint import Endpoint
 from app.http.pages import Page, PagingDep
-from app.http.resources import NamePath, ResourcesDep, SessionDep
+from app.http.resources import DatasetPath, ResourcesDep, SessionDep, SplitPath
 from app.problems import problem_responses
 
 router = APIRouter(prefix="/datasets", tags=["datasets"], route_class=Endpoint)
@@ -27,7 +27,7 @@ router = APIRouter(prefix="/datasets", tags=["datasets"], route_class=Endpoint)
     | problem_responses(400, 409, 413, 415, 422),
 )
 def register_split(
-    body: Annotated[SplitIn, Body(examples=[CIRCLE_SPLIT])],
+    body: SplitIn,
     resources: ResourcesDep,
     session: SessionDep,
     response: Response,
@@ -46,15 +46,15 @@ def list_datasets(session: SessionDep, paging: PagingDep) -> Page[DatasetOut]:
 
 
 @router.get("/{dataset}", summary="Read a dataset", responses=problem_responses(404, 422))
-def get_dataset(dataset: NamePath, session: SessionDep) -> DatasetOut:
+def get_dataset(dataset: DatasetPath, session: SessionDep) -> DatasetOut:
     """Return a dataset's splits with their fields and label counts."""
     return _out(service.get(session, dataset))
 
 
 @router.get("/{dataset}/{split}/rows", summary="Read examples", responses=problem_responses(404, 422))
 def get_rows(
-    dataset: NamePath,
-    split: NamePath,
+    dataset: DatasetPath,
+    split: SplitPath,
     session: SessionDep,
     resources: ResourcesDep,
     offset: Annotated[int, Query(ge=0, le=2**62)] = 0,
@@ -75,7 +75,7 @@ def get_rows(
 @router.delete(
     "/{dataset}", status_code=204, summary="Remove a dataset", responses=problem_responses(404, 409, 412, 422)
 )
-def delete_dataset(dataset: NamePath, session: SessionDep, if_match: IfMatchDep) -> None:
+def delete_dataset(dataset: DatasetPath, session: SessionDep, if_match: IfMatchDep) -> None:
     """Remove a dataset with all its splits; versions trained on it stay."""
     row = service.get(session, dataset)
     if_match.check(_out(row))
@@ -88,7 +88,7 @@ def delete_dataset(dataset: NamePath, session: SessionDep, if_match: IfMatchDep)
     summary="Remove a split",
     responses=problem_responses(404, 409, 412, 422),
 )
-def delete_split(dataset: NamePath, split: NamePath, session: SessionDep, if_match: IfMatchDep) -> None:
+def delete_split(dataset: DatasetPath, split: SplitPath, session: SessionDep, if_match: IfMatchDep) -> None:
     """Remove one split; the dataset goes with its last one."""
     row = service.get(session, dataset)
     if_match.check(_out(row))

@@ -42,6 +42,8 @@ def tensor_from_json(values: list[Any], pointer: str) -> torch.Tensor:
         where, detail = next(_faults(values, pointer), (pointer, str(error)))
         raise Invalid.at(where, detail) from None
     _check_depth(pointer, tensor.ndim - 1)
+    if not tensor.numel():
+        raise Invalid.at(*next(_faults(values, pointer)))
     if tensor.is_floating_point():
         if not bool(tensor.isfinite().all()):
             at = cast("list[int]", (~tensor.isfinite()).nonzero()[0].tolist())

@@ -14,6 +14,7 @@ from sqlalchemy import Select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.problems import Invalid
+from app.wire import Out
 
 Row = TypeVar("Row")
 Item = TypeVar("Item", bound=BaseModel)
@@ -21,7 +22,7 @@ Item = TypeVar("Item", bound=BaseModel)
 _KEY = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
-class Page(BaseModel, Generic[Item]):
+class Page(Out, Generic[Item]):
     """A part of a list."""
 
     items: list[Item]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
+from fastapi.openapi.models import Example
 from sqlalchemy.orm import Session
 
 from app.db.session import Database
@@ -35,6 +36,17 @@ def _session_of(request: Request) -> Session:
 ResourcesDep = Annotated[Resources, Depends(resources_of)]
 SessionDep = Annotated[Session, Depends(_session_of)]
 
-NamePath = Annotated[str, Path(pattern=NAME_PATTERN)]
+
+def _name_in_path(example: str, description: str | None = None) -> Any:
+    shown = {example: Example(value=example)}
+    return Path(pattern=NAME_PATTERN, description=description, openapi_examples=shown)
+
+
+TaskPath = Annotated[str, _name_in_path("circle_task")]
+DatasetPath = Annotated[str, _name_in_path("circleDataset")]
+SplitPath = Annotated[str, _name_in_path("train")]
+ModelPath = Annotated[str, _name_in_path("shapes")]
+VersionPath = Annotated[str, _name_in_path("latest", "A version's number, `latest`, `default` or an alias.")]
+AliasPath = Annotated[str, _name_in_path("champion")]
+RunPath = Annotated[str, _name_in_path("run_01KD8Z6Y0000000000000000AB", "As `POST …/runs` answered it.")]
 NameQuery = Annotated[str | None, Query(pattern=NAME_PATTERN)]
-RunPath = Annotated[str, Path(pattern=NAME_PATTERN, examples=["run_01KD8Z6Y0000000000000000AB"])]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -12,7 +10,7 @@ from app.db.tables import Alias, Model, Version
 from app.http.conditional import IfMatchDep
 from app.http.endpoint import Endpoint
 from app.http.pages import Page, PagingDep
-from app.http.resources import NamePath, ResourcesDep, SessionDep
+from app.http.resources import AliasPath, ModelPath, ResourcesDep, SessionDep, TaskPath, VersionPath
 from app.models import service
 from app.models.graph import graph_of
 from app.models.schemas import (
@@ -27,13 +25,8 @@ from app.models.schemas import (
 )
 from app.problems import problem_responses
 from app.scores.service import scores_by_key
-from mtl_core.specs import NAME_PATTERN
 
 router = APIRouter(prefix="/models", tags=["models"], route_class=Endpoint)
-
-VersionPath = Annotated[
-    str, Path(pattern=NAME_PATTERN, description="A version's number, `latest`, `default` or an alias.")
-]
 
 
 @router.post(
@@ -58,7 +51,7 @@ def list_models(session: SessionDep, paging: PagingDep) -> Page[ModelSummary]:
 
 
 @router.get("/{model}", summary="Read a model", responses=problem_responses(404, 422))
-def get_model(model: NamePath, session: SessionDep) -> ModelOut:
+def get_model(model: ModelPath, session: SessionDep) -> ModelOut:
     """Return a model's tasks, the modules they share, the graph of their operations, and its versions."""
     return _out(session, service.get(session, model))
 
@@ -66,7 +59,7 @@ def get_model(model: NamePath, session: SessionDep) -> ModelOut:
 @router.delete(
     "/{model}", status_code=204, summary="Remove a model", responses=problem_responses(404, 409, 412, 422)
 )
-def delete_model(model: NamePath, session: SessionDep, if_match: IfMatchDep) -> None:
+def delete_model(model: ModelPath, session: SessionDep, if_match: IfMatchDep) -> None:
     """Remove a model with its runs, versions and scores; its tasks and datasets stay."""
     row = service.get(session, model)
     if_match.check(_out(session, row))
@@ -81,7 +74,7 @@ def delete_model(model: NamePath, session: SessionDep, if_match: IfMatchDep) -> 
     | problem_responses(400, 404, 409, 413, 415, 422),
 )
 def put_task(
-    model: NamePath, body: TaskRef, resources: ResourcesDep, session: SessionDep, response: Response
+    model: ModelPath, body: TaskRef, resources: ResourcesDep, session: SessionDep, response: Response
 ) -> ModelOut:
     """Put a task on; at the next run, modules that the model has already start from their trained weights."""
     row = service.get(session, model)
@@ -97,7 +90,7 @@ def put_task(
     summary="Take a task off a model",
     responses=problem_responses(404, 409, 412, 422),
 )
-def take_task(model: NamePath, task: NamePath, session: SessionDep, if_match: IfMatchDep) -> None:
+def take_task(model: ModelPath, task: TaskPath, session: SessionDep, if_match: IfMatchDep) -> None:
     """Take a task off; the modules that stay keep their trained weights, and earlier versions keep the task."""
     row = service.get(session, model)
     if_match.check(_out(session, row))
@@ -105,7 +98,7 @@ def take_task(model: NamePath, task: NamePath, session: SessionDep, if_match: If
 
 
 @router.get("/{model}/versions", summary="List a model's versions", responses=problem_responses(404, 422))
-def list_versions(model: NamePath, session: SessionDep, paging: PagingDep) -> Page[VersionSummary]:
+def list_versions(model: ModelPath, session: SessionDep, paging: PagingDep) -> Page[VersionSummary]:
     """List versions, newest first."""
     row = service.get(session, model)
     statement = select(Version).where(Version.model == row.name)
@@ -119,7 +112,7 @@ def list_versions(model: NamePath, session: SessionDep, paging: PagingDep) -> Pa
 
 
 @router.get("/{model}/versions/{version}", summary="Read a version", responses=problem_responses(404, 422))
-def get_version(model: NamePath, version: VersionPath, session: SessionDep) -> VersionOut:
+def get_version(model: ModelPath, version: VersionPath, session: SessionDep) -> VersionOut:
     """Return a version with the run and tasks that made it, its size, checksum and scores."""
     row = service.get(session, model)
     found = service.find_version(session, row, version)
@@ -134,8 +127,8 @@ def get_version(model: NamePath, version: VersionPath, session: SessionDep) -> V
     | problem_responses(400, 404, 409, 412, 413, 415, 422),
 )
 def put_alias(
-    model: NamePath,
-    alias: NamePath,
+    model: ModelPath,
+    alias: AliasPath,
     body: AliasIn,
     session: SessionDep,
     response: Response,
@@ -159,7 +152,7 @@ def put_alias(
     summary="Remove an alias",
     responses=problem_responses(404, 412, 422),
 )
-def delete_alias(model: NamePath, alias: NamePath, session: SessionDep, if_match: IfMatchDep) -> None:
+def delete_alias(model: ModelPath, alias: AliasPath, session: SessionDep, if_match: IfMatchDep) -> None:
     """Remove an alias; without `default`, predictions use the newest version. `If-Match` takes the model's ETag."""
     row = service.get(session, model)
     if_match.check(_out(session, row))

@@ -8,7 +8,7 @@ import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
 from app.http.endpoint import Endpoint
-from app.http.resources import NamePath, ResourcesDep
+from app.http.resources import ModelPath, ResourcesDep, TaskPath
 from app.predictions import service
 from app.predictions.loaded import LoadedVersion, LoadedVersions
 from app.predictions.schemas import PredictIn, PredictManyIn, PredictManyOut, PredictOut
@@ -31,7 +31,7 @@ VersionsDep = Annotated[LoadedVersions, Depends(_loaded_versions)]
     responses=problem_responses(400, 404, 413, 415, 422),
 )
 def predict_task(
-    model: NamePath, task: NamePath, body: PredictIn, resources: ResourcesDep, versions: VersionsDep
+    model: ModelPath, task: TaskPath, body: PredictIn, resources: ResourcesDep, versions: VersionsDep
 ) -> Response:
     """Route inputs along the task's path."""
     loaded = _load(resources, versions, model, body)
@@ -46,7 +46,7 @@ def predict_task(
     responses=problem_responses(400, 404, 413, 415, 422),
 )
 def predict_tasks(
-    model: NamePath, body: PredictManyIn, resources: ResourcesDep, versions: VersionsDep
+    model: ModelPath, body: PredictManyIn, resources: ResourcesDep, versions: VersionsDep
 ) -> Response:
     """Route inputs along the paths of several tasks in one forward pass; what they share is computed once."""
     loaded = _load(resources, versions, model, body)

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from app.db.tables import Run, RunEvent
 from app.http.endpoint import Endpoint
 from app.http.pages import Page, PagingDep
-from app.http.resources import NamePath, NameQuery, ResourcesDep, RunPath, SessionDep
+from app.http.resources import ModelPath, NameQuery, ResourcesDep, RunPath, SessionDep, VersionPath
 from app.models import service as models
 from app.problems import problem_responses
 from app.runs import events, service
@@ -33,7 +33,7 @@ _EVENT_POLL_SECONDS = 0.25
     responses=problem_responses(400, 404, 409, 413, 415, 422),
 )
 def start_run(
-    model: NamePath, body: TrainIn, session: SessionDep, resources: ResourcesDep, response: Response
+    model: ModelPath, body: TrainIn, session: SessionDep, resources: ResourcesDep, response: Response
 ) -> RunOut:
     """Queue a training of the model on datasets; a worker takes it up."""
     run = service.enqueue_training(session, models.get(session, model), body, resources.settings.limits)
@@ -49,8 +49,8 @@ def start_run(
     responses=problem_responses(400, 404, 409, 413, 415, 422),
 )
 def start_scoring(
-    model: NamePath,
-    version: NamePath,
+    model: ModelPath,
+    version: VersionPath,
     body: ScoreIn,
     session: SessionDep,
     resources: ResourcesDep,

@@ -5,54 +5,83 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from app.runs.job import RunTrainerConfig
+from app.wire import In, Out, shown_as
 from mtl_core.specs import NAME_PATTERN, Name
 
 RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelling", "cancelled"]
 RunKind = Literal["train", "score"]
 
 
-class TrainIn(BaseModel):
-    """A training to be done."""
+_RUN: dict[str, Any] = {
+    "id": "run_01KD8Z6Y0000000000000000AB",
+    "kind": "train",
+    "model": "shapes",
+    "status": "running",
+    "datasets": ["circleDataset"],
+    "trainer": {"n_epochs": 10, "lr": 0.02, "seed": 1, "batch_size": 32},
+    "init_from": None,
+    "model_version": None,
+    "progress": {
+        "epoch": 4,
+        "n_epochs": 10,
+        "step": 112,
+        "n_steps": 250,
+        "fraction": 0.448,
+        "examples_per_s": 21500.0,
+        "eta_s": 0.2,
+    },
+    "error": None,
+    "attempt": 1,
+    "created_at": "2026-01-02T03:04:05Z",
+    "started_at": "2026-01-02T03:04:05Z",
+    "finished_at": None,
+}
+_METRICS: dict[str, Any] = {
+    "run": "run_01KD8Z6Y0000000000000000AB",
+    "series": {
+        "circle_task/circleDataset/train/loss": [
+            {"attempt": 1, "epoch": 1, "step": 25, "value": 0.61, "reason": None},
+            {"attempt": 1, "epoch": 2, "step": 50, "value": 0.44, "reason": None},
+        ]
+    },
+}
 
-    model_config = ConfigDict(
-        extra="forbid",
-        use_attribute_docstrings=True,
-        json_schema_extra={
-            "examples": [
-                {
-                    "datasets": ["circleDataset"],
-                    "trainer": {"n_epochs": 10, "lr": 0.02, "seed": 1},
-                    "init_from": "latest",
-                }
-            ]
-        },
-    )
+
+class TrainIn(
+    In,
+    json_schema_extra=shown_as(
+        {
+            "datasets": ["circleDataset"],
+            "trainer": {"n_epochs": 10, "lr": 0.02, "seed": 1},
+            "init_from": "latest",
+        }
+    ),
+):
+    """A training to be done."""
 
     datasets: Annotated[list[Name], Field(min_length=1, max_length=1000)]
     """What to train, watch and score on: all splits of these datasets that carry labels of the model's tasks."""
     trainer: RunTrainerConfig = RunTrainerConfig()
     """Settings of the training."""
     init_from: (
-        Annotated[int, Field(ge=1, le=2**31 - 1)] | Annotated[str, Field(pattern=NAME_PATTERN)] | None
+        Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+        | Annotated[str, Field(pattern=NAME_PATTERN)]
+        | None
     ) = "latest"
     """The version whose modules the training starts from, as far as the model still has them; `latest` is none while
     there is no version. null: every module starts anew."""
 
 
-class ScoreIn(BaseModel):
+class ScoreIn(In, json_schema_extra=shown_as({"datasets": ["circleDataset"]})):
     """A scoring to be done."""
-
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"datasets": ["circleDataset"]}]}
-    )
 
     datasets: Annotated[list[Name], Field(min_length=1, max_length=1000)]
 
 
-class ProgressOut(BaseModel):
+class ProgressOut(Out):
     """How far a training has come."""
 
     epoch: int
@@ -67,7 +96,7 @@ class ProgressOut(BaseModel):
     """Seconds that the rest will take at this pace."""
 
 
-class RunOut(BaseModel):
+class RunOut(Out, json_schema_extra=shown_as(_RUN)):
     """A run."""
 
     id: str
@@ -91,7 +120,7 @@ class RunOut(BaseModel):
     finished_at: datetime | None
 
 
-class MetricPoint(BaseModel):
+class MetricPoint(Out):
     """A logged value."""
 
     attempt: int
@@ -103,7 +132,7 @@ class MetricPoint(BaseModel):
     """Why the value is null."""
 
 
-class MetricsOut(BaseModel):
+class MetricsOut(Out, json_schema_extra=shown_as(_METRICS)):
     """Everything that a run logged, by `task/dataset/split/metric`."""
 
     run: str

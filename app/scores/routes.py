@@ -10,7 +10,7 @@ from sqlalchemy import select
 from app.db.tables import Score
 from app.http.endpoint import Endpoint
 from app.http.pages import Page, PagingDep
-from app.http.resources import NamePath, NameQuery, SessionDep
+from app.http.resources import ModelPath, NameQuery, SessionDep, VersionPath
 from app.models import service as models
 from app.problems import problem_responses
 from app.scores.schemas import ScoreOut
@@ -50,7 +50,9 @@ def list_scores(
     summary="Read a version's scores",
     responses=problem_responses(404, 422),
 )
-def get_version_scores(model: NamePath, version: NamePath, session: SessionDep) -> dict[str, float | None]:
+def get_version_scores(
+    model: ModelPath, version: VersionPath, session: SessionDep
+) -> dict[str, float | None]:
     """Return a version's scores by `task/dataset/split/metric`."""
     found = models.find_version(session, models.get(session, model), version)
     return scores_by_key(session, model, found.number)

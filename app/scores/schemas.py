@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from app.wire import Out, shown_as
+
+_SCORE: dict[str, Any] = {
+    "model": "shapes",
+    "version": 1,
+    "run": "run_01KD8Z6Y0000000000000000AB",
+    "task": "circle_task",
+    "dataset": "circleDataset",
+    "split": "train",
+    "metric": "accuracy",
+    "value": 0.9725,
+    "reason": None,
+    "n": 800,
+    "created_at": "2026-01-02T03:04:05Z",
+}
 
 
-class ScoreOut(BaseModel):
+class ScoreOut(Out, json_schema_extra=shown_as(_SCORE)):
     """One metric of one task of a version on one split."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     model: str
     version: int

@@ -11,7 +11,7 @@ from app.db.tables import Task
 from app.http.conditional import IfMatchDep
 from app.http.endpoint import Endpoint
 from app.http.pages import Page, PagingDep
-from app.http.resources import NamePath, ResourcesDep, SessionDep
+from app.http.resources import ResourcesDep, SessionDep, TaskPath
 from app.problems import problem_responses
 from app.tasks import service
 from app.tasks.schemas import CIRCLE_TASK, TaskOut
@@ -47,7 +47,7 @@ def list_tasks(session: SessionDep, paging: PagingDep) -> Page[TaskOut]:
 
 
 @router.get("/{task}", summary="Read a task", responses=problem_responses(404, 422))
-def get_task(task: NamePath, session: SessionDep) -> TaskOut:
+def get_task(task: TaskPath, session: SessionDep) -> TaskOut:
     """Return a task's spec with defaults filled in, and its sizes."""
     return _out(service.get(session, task))
 
@@ -55,7 +55,7 @@ def get_task(task: NamePath, session: SessionDep) -> TaskOut:
 @router.delete(
     "/{task}", status_code=204, summary="Remove a task", responses=problem_responses(404, 409, 412, 422)
 )
-def delete_task(task: NamePath, session: SessionDep, if_match: IfMatchDep) -> None:
+def delete_task(task: TaskPath, session: SessionDep, if_match: IfMatchDep) -> None:
     """Remove a task that no model uses."""
     row = service.get(session, task)
     if_match.check(_out(row))

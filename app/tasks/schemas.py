@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from app.wire import Out, shown_as
 from mtl_core.specs import TaskSpec
 
 CIRCLE_TASK: dict[str, Any] = {
@@ -34,7 +33,16 @@ CIRCLE_TASK: dict[str, Any] = {
 """The tutorial's first task, shown as the example in the API's documentation."""
 
 
-class InputField(BaseModel):
+_CIRCLE_OUT = CIRCLE_TASK | {
+    "inputs": None,
+    "parameters": {"base_mlp": 60, "circle_head_module": 10},
+    "input_fields": {"circle_data": {"shape": [2], "dtype": "float32"}},
+    "output_shape": [2],
+    "created_at": "2026-01-02T03:04:05Z",
+}
+
+
+class InputField(Out):
     """A field that a task reads."""
 
     shape: list[int] | None
@@ -42,10 +50,8 @@ class InputField(BaseModel):
     dtype: str
 
 
-class TaskOut(TaskSpec):
+class TaskOut(TaskSpec, extra="ignore", json_schema_extra=shown_as(_CIRCLE_OUT)):
     """A registered task, and what checking it found."""
-
-    model_config = ConfigDict(extra="ignore")
 
     parameters: dict[str, int]
     """Numbers that each module holds."""

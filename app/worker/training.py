@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -59,6 +60,7 @@ def execute(settings: Settings, claim: Claim) -> None:
     # Ctrl-C reaches every process of the terminal; the worker decides what becomes of the run.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
+    _offer_to_oom_killer()
     torch.set_num_threads(_threads(settings))
     db = Database(settings.resolved_database_url)
     with structlog.contextvars.bound_contextvars(run_id=claim.run):
@@ -280,6 +282,13 @@ def _persistently(settings: Settings, action: Callable[[], T]) -> T:
                 raise
             log.warning("database unavailable, trying again", error=str(error))
             time.sleep(0.5)
+
+
+def _offer_to_oom_killer() -> None:
+    """Have Linux, when memory runs out, end this process rather than the worker or the server."""
+    setting = Path("/proc/self/oom_score_adj")
+    if setting.exists():
+        setting.write_text("800")
 
 
 def _die_with_parent() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -36,9 +37,7 @@ def test_gathered_batches_are_those_that_collating_gives(
     if shuffle:
         options["sampler"] = torch.randperm(n).tolist()
     gathered = list(DictDataLoader(dataset(n), **options))
-    collated = list(
-        DictDataLoader(dataset(n), collate_fn=lambda examples: collate_dicts(examples), **options)
-    )
+    collated = list(DictDataLoader(dataset(n), collate_fn=partial(collate_dicts), **options))
     assert len(gathered) == len(collated) == len(DictDataLoader(dataset(n), **options))
     for ours, theirs in zip(gathered, collated, strict=True):
         assert_same(ours, theirs)

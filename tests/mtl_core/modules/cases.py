@@ -37,6 +37,12 @@ _VECTOR, _SEQUENCE, _IMAGE, _VOLUME = [4], [4, 6], [4, 6, 6], [4, 6, 6, 6]
 _BY_DIMENSION = {1: _SEQUENCE, 2: _IMAGE, 3: _VOLUME}
 
 
+_ACTIVATIONS = (  # noqa: SIM905 One string reads better than a line for each.
+    "ReLU ReLU6 LeakyReLU PReLU RReLU ELU SELU CELU GELU SiLU Mish Softplus Softsign Sigmoid LogSigmoid Tanh "
+    "Tanhshrink Hardtanh Hardsigmoid Hardswish Hardshrink Softshrink GLU Softmax Softmin LogSoftmax"
+).split()
+
+
 def _per_dimension(
     prefix: str, arguments: dict[str, Any], dimensions: tuple[int, ...] = (1, 2, 3)
 ) -> list[Case]:
@@ -61,13 +67,7 @@ CASES = [
     Case("LocalResponseNorm", {"size": 2}, [_IMAGE]),
     *(Case(name, {}, [_VECTOR]) for name in ("Dropout", "AlphaDropout", "FeatureAlphaDropout")),
     *_per_dimension("Dropout", {}),
-    *(
-        Case(name, {}, [_VECTOR])
-        for name in (
-            "ReLU ReLU6 LeakyReLU PReLU RReLU ELU SELU CELU GELU SiLU Mish Softplus Softsign Sigmoid LogSigmoid "
-            "Tanh Tanhshrink Hardtanh Hardsigmoid Hardswish Hardshrink Softshrink GLU Softmax Softmin LogSoftmax"
-        ).split()
-    ),
+    *(Case(name, {}, [_VECTOR]) for name in _ACTIVATIONS),
     Case("Threshold", {"threshold": 0.1, "value": 0.0}, [_VECTOR]),
     Case("Softmax2d", {}, [_IMAGE]),
     Case("Embedding", {"num_embeddings": 5, "embedding_dim": 2}, [[6]], "int64"),
