@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from app.scores import routes as scores
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.tasks import routes as tasks
+from app.tasks.service import warm_up
 
 _DESCRIPTION = """
 One shared PyTorch model for many related tasks. Register **tasks** (paths through a network of modules shared by name)
@@ -43,6 +45,8 @@ def create_app(settings: Settings) -> FastAPI:
         store = ArtifactStore(settings.artifacts_dir)
         app.state.resources = Resources(settings, db, store)
         app.state.loaded_versions = LoadedVersions(store, settings)
+        # torch loads what the first check of a task needs, some two seconds' worth, while nobody waits for it.
+        threading.Thread(target=warm_up, daemon=True, name="warm-up").start()
         yield
         db.dispose()
 

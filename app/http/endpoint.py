@@ -15,6 +15,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.exc import StaleDataError
 from starlette.concurrency import run_in_threadpool
 
 from app.db.session import Database
@@ -124,11 +125,11 @@ async def _within(
 async def _retried(
     request: Request, answer: Handler, before_commit: Callable[[Session, Response], None] | None = None
 ) -> Response:
-    """Answer; begin again when another request has just created the same row, to find it there this time."""
+    """Answer; begin again where another request has just made or removed the same row, to find it so this time."""
     for tries_left in reversed(range(_TRIES)):
         try:
             return await _within(request, answer, writes=True, before_commit=before_commit)
-        except IntegrityError:
+        except (IntegrityError, StaleDataError):
             if not tries_left:
                 raise
     raise AssertionError("unreachable")

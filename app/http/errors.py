@@ -8,8 +8,9 @@ from typing import Any, cast
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm.exc import StaleDataError
 from starlette.exceptions import HTTPException
 
 from app.logs import get_logger
@@ -22,6 +23,7 @@ _HTTP_TITLES = {404: "Not found", 405: "Method not allowed"}
 
 
 _MESSAGES = {"missing": "is required", "extra_forbidden": "is not known here"}
+_RACED = (IntegrityError, StaleDataError)
 _DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeoutError)
 
 
@@ -31,7 +33,7 @@ def install_handlers(app: FastAPI) -> None:
     def handle(request: Request, error: Exception) -> Response:
         return problem_response(request, _problem_of(error))
 
-    for kind in (Problem, RequestValidationError, TaskloomError, HTTPException, *_DATABASE_AWAY):
+    for kind in (Problem, RequestValidationError, TaskloomError, HTTPException, *_RACED, *_DATABASE_AWAY):
         app.add_exception_handler(kind, handle)
 
 
@@ -59,6 +61,8 @@ def _problem_of(error: Exception) -> Problem:
             problem = Conflict(str(error))
         case TaskloomError():
             problem = Invalid(str(error))
+        case IntegrityError() | StaleDataError():
+            problem = Conflict("other requests keep changing what this one builds on: try again")
         case _:
             log.error("database unavailable", error=str(error))
             problem = NotReady("the database does not answer")
