@@ -15,11 +15,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 QUIET := $$([ -t 2 ] || echo --quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check unit bench format lock image clean
+.PHONY: help setup demo serve test check unit bench format docs migration lock image clean
 
 help: ## Show this list.
 	@echo "Taskloom: multi-task learning as a service. Start with: make demo"
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # The mark is set last, so an installation that failed half-way is taken up again by the next make.
 $(READY): pyproject.toml constraints.txt
@@ -60,6 +60,13 @@ bench: $(READY) ## Run every benchmark in benchmarks/.
 format: $(READY) ## Put the code into the house format.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(READY) ## Write the pages of docs/ that are made from the code.
+	$(BIN)/python docs/generate.py
+
+migration: $(READY) ## Draft what app/db/tables.py has new: make migration NAME="runs get a priority"
+	@$(BIN)/python -m migrations "$(NAME)"
+	@$(BIN)/ruff format --quiet migrations
 
 # What is left out differs by platform: PyTorch's build suffix, and the CUDA packages that only Linux has.
 lock: $(READY) ## Write the versions installed now to constraints.txt.

@@ -6,6 +6,8 @@ import ipaddress
 import os
 import socket
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -141,10 +143,11 @@ def upgrade(data_dir: DataDir = None) -> None:
     from app.db import migrations  # noqa: PLC0415
     from app.db.session import Database  # noqa: PLC0415
 
-    db = Database(_settings(data_dir=data_dir).resolved_database_url)
-    migrations.upgrade(db.engine)
+    with _refusing_what_storage_refuses():
+        db = Database(_settings(data_dir=data_dir).resolved_database_url)
+        migrations.upgrade(db.engine)
+        db.dispose()
     typer.echo(f"the database {db.engine.url.render_as_string(hide_password=True)} is at the newest revision")
-    db.dispose()
 
 
 def _settings(**given: Any) -> Settings:
@@ -162,10 +165,23 @@ def _settings(**given: Any) -> Settings:
 def _prepare_database(settings: Settings) -> None:
     from app.db import migrations  # noqa: PLC0415
 
-    try:
+    with _refusing_what_storage_refuses():
         migrations.prepare(settings)
-    except migrations.SchemaOutOfDateError as error:
+
+
+@contextmanager
+def _refusing_what_storage_refuses() -> Generator[None]:
+    """Say in one line, without a trace, that the database or the data folder cannot be used."""
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    from app.db.migrations import SchemaOutOfDateError  # noqa: PLC0415
+
+    try:
+        yield
+    except SchemaOutOfDateError as error:
         _refuse(str(error))
+    except (SQLAlchemyError, OSError) as error:
+        _refuse(f"the database cannot be used: {str(error).splitlines()[0]}")
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -51,9 +52,10 @@ class ArtifactStore:
         sha256 = hashlib.sha256(content).hexdigest()
         path = self._path(sha256)
         path.parent.mkdir(exist_ok=True)
-        if path.exists():
+        # Where it is missing or damaged, it is written anew.
+        with contextlib.suppress(DamagedArtifactError):
             # A fresh time keeps the collector away until the row that refers to it is there.
-            os.utime(path)
+            os.utime(self.path(sha256))
             return sha256
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
         try:

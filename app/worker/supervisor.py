@@ -58,7 +58,8 @@ class Supervisor:
         self._housekept = 0.0
         # A server process that has torch loaded forks each child from itself: a small run starts at once.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["app.worker.training"])
+        # The first optimizer imports torch._dynamo, which takes seconds.
+        self._context.set_forkserver_preload(["app.worker.training", "torch._dynamo"])
 
     def stop(self) -> None:
         """Have :meth:`run` give its runs back and return; safe in a signal handler and from other threads."""
@@ -66,6 +67,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Claim and supervise runs until :meth:`stop`."""
+        self._warm_up()
         log.info("worker started", worker=self.name, slots=self.settings.worker_slots)
         while not self._stopping.is_set():
             try:
@@ -76,6 +78,13 @@ class Supervisor:
         self._drain()
         self._db.dispose()
         log.info("worker stopped", worker=self.name)
+
+    def _warm_up(self) -> None:
+        """Wait until the server process has imported what it preloads: a first run's lease may not last as long."""
+        process = self._context.Process(target=_do_nothing, name="warm-up")
+        process.start()
+        process.join()
+        process.close()
 
     def _step(self) -> None:
         for child in list(self._children):
@@ -180,6 +189,10 @@ def run_worker(settings: Settings, *, stop_on_stdin_close: bool = False) -> None
 
         threading.Thread(target=watch, daemon=True, name="stdin-watch").start()
     supervisor.run()
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _kill(process: ForkServerProcess) -> None:

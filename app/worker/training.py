@@ -106,7 +106,7 @@ class _Execution:
         model = MultitaskClassifier(build_tasks(job.tasks, config.seed), name=run.model)
         reporter = _Reporter(self.settings, self.claim, self.db)
         reporter.log(
-            f"training {len(job.tasks)} tasks with {len(model.module_pool)} modules on {model.device}"
+            f"training on {model.device}: tasks {model.task_names}, {len(model.module_pool)} modules"
         )
         if start:
             self._initialise(model, job, start, reporter)
