@@ -164,9 +164,13 @@ class _Play:
         scores = self._get(f"/models/{model}/versions/{version}/scores")
         table = Table("score", "value", title=f"Scores of model '{model}', version {version}")
         for key, value in scores.items():
-            table.add_row(key, f"{value:.4f}")
+            table.add_row(key, "undefined" if value is None else f"{value:.4f}")
         self._console.print(table)
-        low = {key: v for key, v in scores.items() if v < enough and (split is None or f"/{split}/" in key)}
+        low = {
+            key: v
+            for key, v in scores.items()
+            if (v is None or v < enough) and (split is None or f"/{split}/" in key)
+        }
         if low:
             raise DemoFailedError(f"scores below {enough}: {low}")
 

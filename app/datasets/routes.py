@@ -73,7 +73,11 @@ def get_rows(
 
 
 @router.delete(
-    "/{dataset}", status_code=204, summary="Remove a dataset", responses=problem_responses(404, 409, 412, 422)
+    "/{dataset}",
+    status_code=204,
+    response_class=Response,
+    summary="Remove a dataset",
+    responses=problem_responses(404, 409, 412, 422),
 )
 def delete_dataset(dataset: DatasetPath, session: SessionDep, if_match: IfMatchDep) -> None:
     """Remove a dataset with all its splits; versions trained on it stay."""
@@ -85,6 +89,7 @@ def delete_dataset(dataset: DatasetPath, session: SessionDep, if_match: IfMatchD
 @router.delete(
     "/{dataset}/{split}",
     status_code=204,
+    response_class=Response,
     summary="Remove a split",
     responses=problem_responses(404, 409, 412, 422),
 )

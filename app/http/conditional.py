@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Header
 from pydantic import BaseModel
 
-from app.http.endpoint import entity_tag
+from app.http.endpoint import entity_tag, tag_matches
 from app.problems import PreconditionFailed
 
 
@@ -31,10 +31,10 @@ class IfMatch:
         Raises:
             PreconditionFailed: If its ETag is none of those in the header.
         """
-        if self._wanted is None or self._wanted.strip() == "*":
+        if self._wanted is None:
             return
         tag = entity_tag(current.model_dump(mode="json"))
-        if tag not in [candidate.strip() for candidate in self._wanted.split(",")]:
+        if not tag_matches(tag, self._wanted):
             raise PreconditionFailed(f"the resource has changed: its ETag is now {tag}")
 
 

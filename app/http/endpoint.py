@@ -68,6 +68,12 @@ def entity_tag(representation: Any) -> str:
     return f'"{hashlib.sha256(orjson.dumps(representation, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]}"'
 
 
+def tag_matches(tag: str, header: str) -> bool:
+    """Say whether an ``If-Match`` or ``If-None-Match`` header names a tag, or any by ``*``."""
+    wanted = [candidate.strip().removeprefix("W/") for candidate in header.split(",")]
+    return tag in wanted or "*" in wanted
+
+
 def _check_media_type(request: Request) -> None:
     has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -97,7 +103,7 @@ def _tagged(request: Request, response: Response) -> Response:
     if response.status_code != 200 or response.headers.get("content-type") != "application/json":
         return response
     tag = entity_tag(orjson.loads(response.body))
-    if tag in request.headers.get("if-none-match", ""):
+    if tag_matches(tag, request.headers.get("if-none-match", "")):
         return Response(status_code=304, headers={"ETag": tag})
     response.headers["ETag"] = tag
     return response

@@ -57,7 +57,11 @@ def get_model(model: ModelPath, session: SessionDep) -> ModelOut:
 
 
 @router.delete(
-    "/{model}", status_code=204, summary="Remove a model", responses=problem_responses(404, 409, 412, 422)
+    "/{model}",
+    status_code=204,
+    response_class=Response,
+    summary="Remove a model",
+    responses=problem_responses(404, 409, 412, 422),
 )
 def delete_model(model: ModelPath, session: SessionDep, if_match: IfMatchDep) -> None:
     """Remove a model with its runs, versions and scores; its tasks and datasets stay."""
@@ -87,6 +91,7 @@ def put_task(
 @router.delete(
     "/{model}/tasks/{task}",
     status_code=204,
+    response_class=Response,
     summary="Take a task off a model",
     responses=problem_responses(404, 409, 412, 422),
 )
@@ -149,6 +154,7 @@ def put_alias(
 @router.delete(
     "/{model}/aliases/{alias}",
     status_code=204,
+    response_class=Response,
     summary="Remove an alias",
     responses=problem_responses(404, 412, 422),
 )

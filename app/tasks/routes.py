@@ -53,7 +53,11 @@ def get_task(task: TaskPath, session: SessionDep) -> TaskOut:
 
 
 @router.delete(
-    "/{task}", status_code=204, summary="Remove a task", responses=problem_responses(404, 409, 412, 422)
+    "/{task}",
+    status_code=204,
+    response_class=Response,
+    summary="Remove a task",
+    responses=problem_responses(404, 409, 412, 422),
 )
 def delete_task(task: TaskPath, session: SessionDep, if_match: IfMatchDep) -> None:
     """Remove a task that no model uses."""

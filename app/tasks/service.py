@@ -32,7 +32,10 @@ def register(session: Session, spec: TaskSpec, limits: Limits) -> tuple[Task, bo
         if canonical_task(spec_of(existing)) != canonical_task(spec):
             raise Conflict(f"task '{spec.name}' exists with another spec")
         return existing, False
-    task = Task(name=spec.name, spec=spec.model_dump(mode="json"), report=asdict(report))
+    written_out = spec.model_dump(mode="json")
+    for op in written_out["op_sequence"]:
+        op["name"] = op["name"] or op["module_name"]
+    task = Task(name=spec.name, spec=written_out, report=asdict(report))
     session.add(task)
     session.flush()
     return task, True

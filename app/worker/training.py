@@ -178,10 +178,13 @@ class _Reporter(FitListener):
         self._db = db
         self._news: list[Event] = []
         self._progress: Progress | None = None
-        self._started = self._reported = time.monotonic()
+        # The pace counts from the first batch on, which takes many times as long as those after it.
+        self._first: tuple[float, Progress] | None = None
+        self._reported = time.monotonic()
 
     def on_batch(self, progress: Progress) -> None:
         self._progress = progress
+        self._first = self._first or (time.monotonic(), progress)
         if time.monotonic() - self._reported >= self._every:
             self.flush()
 
@@ -215,18 +218,18 @@ class _Reporter(FitListener):
             raise RunCancelledError
 
     def _progress_now(self) -> dict[str, float | int | None] | None:
-        if self._progress is None:
+        if self._progress is None or self._first is None:
             return None
-        now = self._progress
-        pace = now.step / max(self._reported - self._started, 1e-9)
+        now, (began, first) = self._progress, self._first
+        seconds, steps = self._reported - began, now.step - first.step
         return {
             "epoch": now.epoch,
             "n_epochs": now.n_epochs,
             "step": now.step,
             "n_steps": now.n_steps,
             "fraction": now.step / now.n_steps,
-            "examples_per_s": round(now.points / max(self._reported - self._started, 1e-9), 1),
-            "eta_s": round((now.n_steps - now.step) / pace, 2),
+            "examples_per_s": round((now.points - first.points) / seconds, 1) if steps else None,
+            "eta_s": round((now.n_steps - now.step) * seconds / steps, 2) if steps else None,
         }
 
 

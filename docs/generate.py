@@ -1,0 +1,176 @@
+"""Writes the pages of docs/ that are made from the code: ``python docs/generate.py``.
+
+``docs/settings.md`` comes from ``app/settings.py``, ``docs/catalogue.md`` from the catalogues of ``mtl_core`` and the
+trainer's settings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from app.runs.schemas import RunTrainerConfig
+from app.settings import Settings
+from mtl_core.losses import LOSSES
+from mtl_core.metrics import METRICS
+from mtl_core.modules import MODULES
+from mtl_core.outputs import OUTPUTS
+
+DOCS = Path(__file__).parent
+_MARK = "<!-- Written by `python docs/generate.py` from the code; a test fails while it is out of date. -->"
+# Bounds that only say what a number can be at all tell a reader nothing.
+_NO_BOUND = 1e9
+
+_SETTINGS_HEAD = """
+# Settings
+
+Every setting is an environment variable, read once when a process starts; `serve` and `worker` have options for the
+commonest, which go first. The server and all of its workers take the same `TASKLOOM_DATA_DIR` and
+`TASKLOOM_DATABASE_URL`.
+"""
+
+_CATALOGUE_HEAD = """
+# Catalogue
+
+What task specs and trainings may be made of. The same, as JSON Schema, is at `GET /v1/modules`.
+
+A module is `{"type": T, …arguments}`. A loss, output function or metric is its name, or `{"type": name, …arguments}`
+where it takes arguments. An argument without a default must be given. Batches come first everywhere: recurrent and
+attention layers are always `batch_first`, and no module works along dimension 0.
+"""
+
+
+def pages() -> dict[str, str]:
+    """Return the text of each generated page by its file name."""
+    return {"settings.md": settings_page(), "catalogue.md": catalogue_page()}
+
+
+def settings_page() -> str:
+    """Return the page of the ``TASKLOOM_*`` variables."""
+    fields = Settings.model_json_schema()["properties"]
+    rows = [
+        (f"`TASKLOOM_{name.upper()}`", _default(field), _kind(field), field["description"])
+        for name, field in fields.items()
+    ]
+    return _page(_SETTINGS_HEAD, _table(("Variable", "Default", "Value", "Meaning"), rows))
+
+
+def catalogue_page() -> str:
+    """Return the page of module types, losses, outputs, metrics and trainer settings."""
+    sections: list[str] = []
+    for title, catalogue in (
+        ("Modules", MODULES),
+        ("Losses", LOSSES),
+        ("Output functions", OUTPUTS),
+        ("Metrics", METRICS),
+    ):
+        rows = [
+            (f"`{entry['type']}`", entry["summary"], _arguments(entry["arguments"]))
+            for entry in catalogue.describe()
+        ]
+        sections += [f"## {title}", _table(("Type", "What it does", "Arguments"), rows)]
+    schema = RunTrainerConfig.model_json_schema()
+    sections += [
+        "## Trainer settings",
+        "The `trainer` object of a run; a dot leads into a nested object.",
+        _table(("Setting", "Default", "Value", "Meaning"), _trainer_rows(schema, schema["$defs"])),
+    ]
+    return _page(_CATALOGUE_HEAD, *sections)
+
+
+def _page(*parts: str) -> str:
+    return "\n\n".join([_MARK, *(part.strip() for part in parts)]) + "\n"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *(tuple(map(_cell, row)) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"``([^`]+)``", r"`\1`", text).replace("|", r"\|").replace("\n", " ")
+
+
+def _trainer_rows(
+    schema: dict[str, Any], definitions: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, ...]]:
+    for name, field in schema["properties"].items():
+        if "$ref" in field:
+            inner = definitions[field["$ref"].rpartition("/")[2]]
+            yield from _trainer_rows(inner, definitions, f"{prefix}{name}.")
+        else:
+            yield f"`{prefix}{name}`", _default(field), _kind(field), field.get("description", "")
+
+
+def _arguments(schema: dict[str, Any]) -> str:
+    return "<br>".join(
+        f"`{name}`: {_kind(field)}{f' = {_default(field)}' if _is_open(field) else ''}"
+        for name, field in schema["properties"].items()
+    )
+
+
+def _is_open(field: dict[str, Any]) -> bool:
+    return "default" in field and "const" not in field
+
+
+def _default(field: dict[str, Any]) -> str:
+    if "default" not in field:
+        return ""
+    value = field["default"]
+    return "none" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _kind(field: dict[str, Any]) -> str:
+    """Say in a few words what values a JSON Schema admits."""
+    match field:
+        case {"anyOf": members}:
+            kind = " or ".join(dict.fromkeys(map(_kind, members)))
+        case {"const": value}:
+            kind = f"always `{str(value).lower()}`"
+        case {"enum": values}:
+            kind = ", ".join(f"`{value}`" for value in values)
+        case {"type": "array", "prefixItems": items}:
+            kind = f"[{', '.join(map(_kind, items))}]"
+        case {"type": "array", "items": item}:
+            inner = _kind(item)
+            kind = f"list of {f'({inner})' if ' or ' in inner else inner}"
+        case {"type": "integer" | "number" as name}:
+            kind = f"{name} {_range(field)}".strip()
+        case {"type": "object"}:
+            kind = field.get("description", "object")
+        case {"type": "string"}:
+            kind = field.get("format", "text")
+        case {"type": "boolean"}:
+            kind = "true or false"
+        case _:
+            kind = field["type"]
+    return kind
+
+
+def _range(field: dict[str, Any]) -> str:
+    bounds = {
+        sign: field[name]
+        for sign, name in (
+            ("≥", "minimum"),
+            (">", "exclusiveMinimum"),
+            ("≤", "maximum"),
+            ("<", "exclusiveMaximum"),
+        )
+        if name in field and abs(field[name]) <= _NO_BOUND
+    }
+    if list(bounds) == ["≥", "≤"]:
+        return f"{bounds['≥']:g} to {bounds['≤']:g}"
+    return ", ".join(f"{sign} {bound:g}" for sign, bound in bounds.items())
+
+
+def main() -> None:
+    """Write the pages."""
+    for name, text in pages().items():
+        (DOCS / name).write_text(text)
+        print(f"wrote {DOCS.name}/{name}")
+
+
+if __name__ == "__main__":
+    main()

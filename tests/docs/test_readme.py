@@ -1,0 +1,209 @@
+"""The README's tour is played as a reader would play it, and its Python example is run."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.docs.pages import README, Block, blocks, section
+
+TOUR = section(README, "A five-minute tour")
+ADDRESS = "http://127.0.0.1:8000"
+_MARK = "@@@ step"
+_DECIMAL = re.compile(r"\d+\.\d+(?:e[-+]?\d+)?|\d+e[-+]?\d+")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A block of commands, what they printed, and what the README shows below them."""
+
+    commands: str
+    printed: str
+    shown: list[str]
+
+
+@dataclass(frozen=True)
+class Played:
+    """The whole tour, and what the server logged of it."""
+
+    steps: list[Step]
+    requests: list[dict[str, Any]]
+
+    def step(self, part: str) -> Step:
+        """Return the one step whose commands hold some text."""
+        (found,) = [step for step in self.steps if part in step.commands]
+        return found
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
+    assert shutil.which("curl"), "the README's tour needs curl"
+    folder = tmp_path_factory.mktemp("tour")
+    start, *steps = _steps()
+    assert start[0].strip() == ".venv/bin/taskloom serve"
+    script = "set -euo pipefail\n" + "".join(f"echo '{_MARK}'\n{commands}" for commands, _ in steps)
+    with _server(folder) as url:
+        done = subprocess.run(
+            ["bash", "-c", script.replace(ADDRESS, url)],
+            cwd=folder,
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    log = (folder / "log").read_text()
+    assert done.returncode == 0, f"{done.stdout}\n{log}"
+    printed = done.stdout.split(f"{_MARK}\n")[1:]
+    logged = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    return Played(
+        steps=[
+            Step(commands, output, shown) for (commands, shown), output in zip(steps, printed, strict=True)
+        ],
+        requests=[line for line in logged if line["event"] == "request"],
+    )
+
+
+def test_every_command_prints_what_the_readme_shows(played: Played) -> None:
+    shown = [(step, text) for step in played.steps for text in step.shown]
+    assert len(shown) >= 10
+    for step, text in shown:
+        assert _missing(text, step.printed) is None, f"{step.commands}\nprinted\n{step.printed}"
+
+
+def test_scores_are_as_high_as_the_readme_says(played: Played) -> None:
+    promised = [float(value) for value in re.findall(r"at least (0\.\d+)", TOUR)]
+    for version, steps, enough in zip(
+        (1, 2), ("versions/latest/scores", "versions/2/scores"), promised, strict=True
+    ):
+        scores = json.loads(played.step(steps).printed.splitlines()[0])
+        assert len(scores) == 2 * (version + 1)
+        assert min(scores.values()) >= enough, scores
+
+
+def test_requests_are_answered_with_the_statuses_that_the_readme_names(played: Played) -> None:
+    refused = [(r["method"], r["path"], r["status"]) for r in played.requests if r["status"] >= 400]
+    assert refused == [("POST", "/v1/tasks", 422)]
+    runs = [r["status"] for r in played.requests if r["path"] == "/v1/models/shapes/runs"]
+    assert runs == [202, 202]
+
+
+def test_the_refused_task_names_the_operation(played: Played) -> None:
+    problem, status = played.step("star_task").printed.splitlines()
+    assert status == "422 application/problem+json"
+    (fault,) = json.loads(problem)["errors"]
+    assert fault["pointer"] == "/op_sequence/1"
+    assert "operation 'head'" in fault["detail"]
+
+
+def test_the_library_example_runs(tmp_path: Path) -> None:
+    code, shown = blocks(section(README, "The library alone"))
+    assert (code.language, shown.language) == ("python", "text")
+    done = subprocess.run(
+        [sys.executable, "-c", code.text], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert ast.literal_eval(done.stdout) == pytest.approx(ast.literal_eval(shown.text), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "missing"),
+    [
+        ('{"a": 1, … }\n200', '{"a":1,"b":2}\n200\n', None),
+        ('{"a": 0.91}', '{"a":0.87}', None),
+        ('{"a": 1, … }', '{"a":2,"b":1}', '{"a":1,'),
+        ('{"a": 1}', '{"a":1,"b":2}', '{"a":1}'),
+        ("…\nid: 3\n…", "id: 1\nid: 2\n", "id:3"),
+    ],
+)
+def test_shown_output_is_compared_by_its_fragments(shown: str, printed: str, missing: str | None) -> None:
+    assert _missing(shown, printed) == missing
+
+
+def _steps() -> list[tuple[str, list[str]]]:
+    """Return the tour's bash blocks in order, each with the output blocks that follow it."""
+    steps: list[tuple[str, list[str]]] = []
+    for block in blocks(TOUR):
+        match block:
+            case Block("bash", text):
+                steps.append((text, []))
+            case Block("json" | "text", text):
+                steps[-1][1].append(text)
+            case _:
+                raise AssertionError(f"the tour has a block of {block.language}")
+    return steps
+
+
+def _missing(shown: str, printed: str) -> str | None:
+    """Return the first part of shown output that was not printed.
+
+    What the README leaves out it marks by ``…``; white space and decimal numbers may differ.
+    """
+    wanted, actual = (re.sub(r"\s", "", _DECIMAL.sub("…", text)) for text in (shown, printed))
+    fragments = wanted.split("…")
+    at = 0
+    for i, fragment in enumerate(fragments):
+        found = actual.find(fragment, at)
+        misplaced = (i == 0 and found > 0) or (
+            i == len(fragments) - 1 and fragment and not actual.endswith(fragment)
+        )
+        if found < 0 or misplaced:
+            return fragment
+        at = found + len(fragment)
+    return None
+
+
+@contextmanager
+def _server(folder: Path) -> Iterator[str]:
+    """Start what the tour's first command starts, on a free port and with its data in a folder of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [
+        sys.executable,
+        "-m",
+        "app.cli",
+        "serve",
+        "--port",
+        str(port),
+        "--data-dir",
+        str(folder / "data"),
+    ]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TASKLOOM_")}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, stderr=log, env=environment)
+    try:
+        _wait_until_ready(url, process, folder / "log")
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass  # not listening yet
+        time.sleep(0.1)
+    raise AssertionError(f"the server is not ready:\n{log.read_text()}")
