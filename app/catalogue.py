@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from app.http.endpoint import Endpoint
+from app.problems import problem_responses
 from app.runs.job import RunTrainerConfig
 from app.wire import Out
 from mtl_core.losses import LOSSES
@@ -39,7 +40,7 @@ class CatalogueOut(Out):
     )
 
 
-@router.get("/modules", summary="List what specs may be made of")
+@router.get("/modules", summary="List what specs may be made of", responses=problem_responses())
 def list_modules() -> CatalogueOut:
     """Return module types, losses, output functions, metrics and trainer settings with their argument schemas."""
     return _catalogue()

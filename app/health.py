@@ -34,7 +34,7 @@ def healthz() -> HealthOut:
     return HealthOut()
 
 
-@router.get("/readyz", summary="Can the service work", responses=problem_responses(503))
+@router.get("/readyz", summary="Can the service work", responses=problem_responses())
 def readyz(resources: ResourcesDep, request: Request) -> ReadyOut:
     """Check that the database answers at the newest revision and that artifacts can be written."""
     try:

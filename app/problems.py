@@ -136,17 +136,20 @@ _DESCRIPTIONS = {
     problem.status: problem.title
     for problem in (
         *(MalformedBody, NotFound, Conflict, PreconditionFailed, TooLarge, UnsupportedMediaType),
-        *(Invalid, NotReady),
+        *(Invalid, NotReady, Problem),
     )
 }
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI ``responses`` of an operation that may answer with these statuses."""
+    """Return the OpenAPI ``responses`` of an operation that may answer with these statuses.
+
+    Any operation may answer 500 and, while the database is away, 503.
+    """
     return {
         status: {
             "description": _DESCRIPTIONS[status],
             "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/ProblemOut"}}},
         }
-        for status in statuses
+        for status in (*statuses, 500, 503)
     }
