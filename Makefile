@@ -4,7 +4,7 @@ PYTHON ?= python3
 # Where PyTorch comes from. On Linux, PyPI's wheel is the CUDA build (several GB); the small CPU build comes with
 # make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
-# Narrows the test suite: make unit PYTEST_ARGS="-k circle -x"
+# Narrows the test suite, and runs it in one process: make unit PYTEST_ARGS="-n 0 -k circle -x"
 PYTEST_ARGS ?=
 
 VENV := .venv
@@ -52,7 +52,7 @@ check: $(READY) ## Format and lint, strict types, import contracts, Dockerfile a
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 unit: $(READY) ## The test suite alone; PYTEST_ARGS="-k name" narrows it.
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n 3 --dist loadgroup $(PYTEST_ARGS)
 
 bench: $(READY) ## Run every benchmark in benchmarks/.
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done

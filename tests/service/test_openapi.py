@@ -1,0 +1,171 @@
+"""The OpenAPI document: complete, its examples really work, and the server does what it says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.config import (
+    GenerationConfig,
+    ProjectConfig,
+    ProjectsConfig,
+    SchemathesisConfig,
+)
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from app.main import create_app
+from app.settings import Settings
+from tests.service.client import PROBLEM_JSON, Api, check_problem
+from tests.service.processes import ServerProcess, environment
+
+METHODS = ("get", "post", "put", "patch", "delete")
+# A stream ends with its run only, and a run that was made up may take a hundred thousand epochs.
+STREAM = "/v1/runs/{run}/events"
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """A server that nobody has used yet, with its own worker."""
+    folder = tmp_path_factory.mktemp("openapi")
+    server = ServerProcess(env=environment(folder / "data"), log=folder / "log")
+    yield Api(server.url())
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def document(fresh: Api) -> dict[str, Any]:
+    return fresh.get("/openapi.json")
+
+
+def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return operations by operation id, each with its method and path."""
+    return {
+        operation["operationId"]: operation | {"method": method, "path": path}
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if method in METHODS
+    }
+
+
+def resolved(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """Follow a schema's reference."""
+    if "$ref" not in schema:
+        return schema
+    at: Any = document
+    for part in schema["$ref"].removeprefix("#/").split("/"):
+        at = at[part]
+    return at | {key: value for key, value in schema.items() if key != "$ref"}
+
+
+def example_of(document: dict[str, Any], operation: dict[str, Any]) -> Any:
+    """Return the example that Swagger UI puts into an operation's body."""
+    content = operation["requestBody"]["content"]["application/json"]
+    return resolved(document, content["schema"])["examples"][0]
+
+
+def test_every_operation_is_described(document: dict[str, Any]) -> None:
+    listed = operations(document)
+    assert len(listed) == sum(len(item.keys() & set(METHODS)) for item in document["paths"].values())
+    components = document["components"]["schemas"]
+    assert {"type", "title", "status", "detail", "instance"} <= set(components["ProblemOut"]["required"])
+    for name, operation in listed.items():
+        assert operation["tags"], name
+        assert operation["summary"], name
+        assert operation["description"], name
+        codes = operation["responses"].keys()
+        assert any(code.startswith("2") for code in codes), name
+        for code, response in operation["responses"].items():
+            if code[0] in "45":
+                assert list(response["content"]) == [PROBLEM_JSON], (name, code)
+        if "requestBody" in operation:
+            assert {"400", "413", "415", "422"} <= codes, name
+            assert example_of(document, operation), name
+        if "{" in operation["path"]:
+            assert {"404", "422"} <= codes, name
+        if any(parameter["name"] == "if-match" for parameter in operation.get("parameters", [])):
+            assert "412" in codes, name
+
+
+def test_the_examples_work_one_after_the_other(fresh: Api, document: dict[str, Any]) -> None:
+    listed = operations(document)
+    filled = {"model": "shapes", "task": "circle_task", "version": "latest", "alias": "default"}
+
+    def press(name: str, status: int) -> Any:
+        operation = listed[name]
+        path = operation["path"].format(**filled)
+        body = example_of(document, operation) if "requestBody" in operation else None
+        return fresh.call(operation["method"].upper(), path, status, json=body).json()
+
+    press("register_task", 201)
+    press("register_split", 201)
+    press("create_model", 201)
+    press("put_task", 200)
+    run = press("start_run", 202)
+    assert fresh.ended(run["id"])["model_version"] == 1
+    assert len(press("predict_task", 200)["preds"]) == 2
+    assert press("predict_tasks", 200)["predictions"].keys() == {"circle_task"}
+    press("put_alias", 201)
+    fresh.ended(press("start_scoring", 202)["id"])
+    # Whatever takes a body was pressed.
+    pressed = {"register_task", "register_split", "create_model", "put_task", "start_run"}
+    pressed |= {"predict_task", "predict_tasks", "put_alias", "start_scoring"}
+    assert {name for name, operation in listed.items() if "requestBody" in operation} == pressed
+    filled |= {"dataset": "circleDataset", "split": "train", "run": run["id"]}
+    for name, operation in listed.items():
+        if operation["method"] == "get" and operation["path"] not in (STREAM, "/metrics"):
+            press(name, 200)
+
+
+def map_path_parameters(_context: Any, path_parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Point half of the requests at what is there."""
+    known = {"model": "shapes", "task": "circle_task", "dataset": "circleDataset", "split": "train"}
+    if not path_parameters or len(str(sorted(path_parameters.items()))) % 2:
+        return path_parameters
+    return {
+        name: known.get(name, "1" if name == "version" else value) for name, value in path_parameters.items()
+    }
+
+
+# Made in this process, so that every operation is a test of its own; the requests go to the real server.
+schema = schemathesis.openapi.from_dict(
+    create_app(Settings()).openapi(),
+    config=SchemathesisConfig(
+        projects=ProjectsConfig(
+            default=ProjectConfig(generation=GenerationConfig(deterministic=True), request_timeout=60)
+        )
+    ),
+).exclude(path=STREAM)
+schema.hook(map_path_parameters)
+
+
+@schema.parametrize()
+@settings(
+    max_examples=15,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_the_server_does_what_the_document_says(fresh: Api, case: schemathesis.Case) -> None:
+    response = case.call(base_url=fresh.url)
+    checks = [
+        not_a_server_error,
+        status_code_conformance,
+        content_type_conformance,
+        response_schema_conformance,
+    ]
+    case.validate_response(response, checks=checks)
+
+
+def test_afterwards_the_server_is_well(fresh: Api) -> None:
+    assert fresh.get("/readyz")["status"] == "ready"
+    check_problem(fresh.http.get("/v1/nothing"))

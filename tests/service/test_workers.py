@@ -1,0 +1,84 @@
+"""Several workers on one queue: each run is trained once, and none is lost with its worker."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.service.client import Api
+from tests.service.conftest import Service
+from tests.service.processes import until
+from tests.service.shapes import Shapes
+
+# Some seconds of training, nothing of it logged in between.
+SOME_SECONDS = {"n_epochs": 2000, "log_manager_config": {"evaluation_freq": 1000}}
+
+
+@pytest.fixture
+def two_workers(service: Service) -> Service:
+    """Have two workers, ready to claim."""
+    alive = [worker for worker in service.workers if worker.process.poll() is None]
+    for worker in [*alive, *(service.add_worker() for _ in range(2 - len(alive)))]:
+        worker.logged("worker started")
+    return service
+
+
+def test_the_log_of_a_run_carries_its_id(two_workers: Service, shapes: Shapes) -> None:
+    api = shapes.make("circle", n=16).api
+    run = api.start(shapes.model, [shapes.dataset("circle")])
+    api.ended(run)
+    worker = two_workers.worker_of(run)
+    until(lambda: worker.lines("run succeeded", run_id=run), "the training's own line")
+    assert worker.lines("run claimed", run_id=run)
+
+
+def test_workers_that_race_train_each_run_once(two_workers: Service, shapes: Shapes) -> None:
+    api = shapes.make("circle", n=16).api
+    runs = [api.start(shapes.model, [shapes.dataset("circle")], seed=i) for i in range(24)]
+    ended = [api.ended(run) for run in runs]
+    assert sorted(run["model_version"] for run in ended) == list(range(1, 25))
+    assert {run["attempt"] for run in ended} == {1}
+    claims = [line["run_id"] for worker in two_workers.workers for line in worker.claims()]
+    assert sorted(run for run in claims if run in runs) == sorted(runs)
+    busy = {worker.pid for worker in two_workers.workers if any(c["run_id"] in runs for c in worker.claims())}
+    assert len(busy) == 2
+
+
+def test_a_killed_worker_loses_no_run(two_workers: Service, shapes: Shapes) -> None:
+    api = shapes.make("circle").api
+    run = api.start(shapes.model, [shapes.dataset("circle")], **SOME_SECONDS)
+    api.training(run)
+    holder = two_workers.worker_of(run)
+    (claim,) = holder.claims(run)
+    holder.kill()
+    assert api.ended(run)["attempt"] == 2
+    assert two_workers.worker_of(run) is not holder
+    assert claim["pid"] not in [line["pid"] for line in two_workers.worker_of(run).claims(run)]
+    assert api.get(f"/v1/models/{shapes.model}")["versions"] == [1]
+    statuses = [e["data"]["status"] for e in api.events(run) if e["event"] == "status"]
+    assert statuses == ["queued", "running", "running", "succeeded"]
+    assert_scored_once(api, run)
+
+
+def test_a_worker_that_is_stopped_hands_its_run_back(service: Service, shapes: Shapes) -> None:
+    api = shapes.make("circle").api
+    run = api.start(shapes.model, [shapes.dataset("circle")], **SOME_SECONDS)
+    api.training(run)
+    holder = service.worker_of(run)
+    holder.stop()
+    # Another one, should the one that was stopped have been the last.
+    service.add_worker()
+    assert holder.process.returncode == 0
+    assert holder.lines("run handed back", run_id=run)
+    assert api.ended(run)["attempt"] == 1
+    assert service.worker_of(run) is not holder
+    assert api.get(f"/v1/models/{shapes.model}")["versions"] == [1]
+    statuses = [e["data"]["status"] for e in api.events(run) if e["event"] == "status"]
+    assert statuses == ["queued", "running", "queued", "running", "succeeded"]
+    assert_scored_once(api, run)
+
+
+def assert_scored_once(api: Api, run: str) -> None:
+    rows = api.get("/v1/scores", run=run)["items"]
+    keys = [(row["task"], row["dataset"], row["split"], row["metric"]) for row in rows]
+    assert keys
+    assert len(keys) == len(set(keys))
