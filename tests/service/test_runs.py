@@ -18,7 +18,7 @@ def test_cancel_a_running_and_a_queued_run_and_resume(service: Service, shapes: 
     api = service.api
     shapes.make("circle")
     # One for each worker, so that a third run waits.
-    other, running = (api.start(shapes.model, [shapes.dataset("circle")], **ENDLESS) for _ in service.workers)
+    other, running = (api.start(shapes.model, [shapes.dataset("circle")], **ENDLESS) for _ in range(2))
     api.training(other)
     api.training(running)
     queued = api.start(shapes.model, [shapes.dataset("circle")], n_epochs=2)
