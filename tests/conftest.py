@@ -27,7 +27,7 @@ class ByService(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         database = re.match(r"tests/service/.*\[(sqlite|postgresql)\b", nodeid)
-        return database[1] if database else nodeid.split("::")[0]
+        return database[1] if database else nodeid.split("::", maxsplit=1)[0]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -99,10 +99,25 @@ def service(request: pytest.FixtureRequest, services: Services) -> Service:
 
 
 @pytest.fixture
+def two_workers(service: Service) -> Service:
+    """Have two workers, ready to claim."""
+    alive = [worker for worker in service.workers if worker.process.poll() is None]
+    for worker in [*alive, *(service.add_worker() for _ in range(2 - len(alive)))]:
+        worker.logged("worker started")
+    return service
+
+
+@pytest.fixture
 def api(service: Service) -> Api:
     return service.api
 
 
 @pytest.fixture
-def shapes(api: Api) -> Shapes:
-    return Shapes(api)
+def shapes(api: Api) -> Iterator[Shapes]:
+    """A world of its own names; what it still trains is cancelled, or the workers would be busy for ever."""
+    shapes = Shapes(api)
+    yield shapes
+    for run in api.get("/v1/runs", model=shapes.model)["items"]:
+        if run["status"] in ("queued", "running"):
+            # It may end by itself just now.
+            api.call("POST", f"/v1/runs/{run['id']}/cancel", (202, 409))

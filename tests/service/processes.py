@@ -26,7 +26,7 @@ FAST = {
 }
 
 
-def until(condition: Callable[[], T], what: str, seconds: float = 90) -> T:
+def until(condition: Callable[[], T], what: str, seconds: float = 150) -> T:
     """Return what ``condition`` answers as soon as that is true; fail where it never is."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
@@ -81,7 +81,7 @@ class TaskloomProcess:
                     found.append(line)
         return found
 
-    def logged(self, event: str, seconds: float = 90, **fields: object) -> dict[str, Any]:
+    def logged(self, event: str, seconds: float = 150, **fields: object) -> dict[str, Any]:
         """Wait for a log line and return it."""
 
         def first() -> dict[str, Any] | None:

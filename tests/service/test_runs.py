@@ -14,8 +14,8 @@ from tests.service.processes import until
 from tests.service.shapes import ENDLESS, Shapes
 
 
-def test_cancel_a_running_and_a_queued_run_and_resume(service: Service, shapes: Shapes) -> None:
-    api = service.api
+def test_cancel_a_running_and_a_queued_run_and_resume(two_workers: Service, shapes: Shapes) -> None:
+    api = two_workers.api
     shapes.make("circle")
     # One for each worker, so that a third run waits.
     other, running = (api.start(shapes.model, [shapes.dataset("circle")], **ENDLESS) for _ in range(2))

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.service.client import Api
 from tests.service.conftest import Service
 from tests.service.processes import until
 from tests.service.shapes import Shapes
 
 # Some seconds of training, nothing of it logged in between.
-SOME_SECONDS = {"n_epochs": 2000, "log_manager_config": {"evaluation_freq": 1000}}
-
-
-@pytest.fixture
-def two_workers(service: Service) -> Service:
-    """Have two workers, ready to claim."""
-    alive = [worker for worker in service.workers if worker.process.poll() is None]
-    for worker in [*alive, *(service.add_worker() for _ in range(2 - len(alive)))]:
-        worker.logged("worker started")
-    return service
+SOME_SECONDS = {"n_epochs": 1000, "log_manager_config": {"evaluation_freq": 1000}}
 
 
 def test_the_log_of_a_run_carries_its_id(two_workers: Service, shapes: Shapes) -> None:
