@@ -38,7 +38,8 @@ class _Child:
     claim: Claim
     process: ForkServerProcess
     renewed: float = field(default_factory=time.monotonic)
-    cancelled: float | None = None
+    is_lost: bool = False  # the run is over, or another worker's
+    deadline: float | None = None  # when the process is ended, should it not have ended by itself
 
 
 class Supervisor:
@@ -115,21 +116,21 @@ class Supervisor:
         return True
 
     def _attend(self, child: _Child) -> None:
-        """Renew a child's lease when it is due; stop a child that lost it, or that does not heed a cancel."""
+        """Renew a child's lease when it is due; end a child that lost it, or that does not heed a cancel, in time."""
         now = time.monotonic()
-        if now - child.renewed > self.settings.lease_seconds / 4:
+        if not child.is_lost and now - child.renewed > self.settings.lease_seconds / 4:
             try:
                 with self._db.write() as session:
                     status = lease.renew(session, child.claim, self.settings.lease_seconds)
             except LeaseLostError:
-                # A child that has just finished has no lease either: it ends by itself within the moment.
-                child.process.join(_STOP_SECONDS)
-                _kill(child.process)
-                return
-            child.renewed = now
-            if status == "cancelling":
-                child.cancelled = child.cancelled or now
-        if child.cancelled and now - child.cancelled > self.settings.cancel_grace_seconds:
+                # A child that has just finished has no lease either, and ends by itself within the moment.
+                child.is_lost = True
+                child.deadline = now + _STOP_SECONDS
+            else:
+                child.renewed = now
+                if status == "cancelling" and child.deadline is None:
+                    child.deadline = now + self.settings.cancel_grace_seconds
+        if child.deadline is not None and now > child.deadline:
             log.warning("run does not stop, ending its process", run_id=child.claim.run)
             _kill(child.process)
 

@@ -510,3 +510,20 @@ class TestBuildTasks:
         plan = MultitaskClassifier(build_tasks(specs), device="cpu").plan
         assert plan_of(specs).nodes == plan.nodes
         assert plan_of(specs).operations == plan.operations
+
+
+def test_an_entry_of_a_tensor_is_refused_because_it_would_pick_one_example() -> None:
+    head = {"type": "Linear", "in_features": 4, "out_features": 2}
+    spec = spec_of(
+        {
+            "name": "t",
+            "module_pool": {"trunk": LINEAR_2_4, "head": head},
+            "op_sequence": [
+                {"module_name": "trunk", "inputs": [["_input_", "x"]]},
+                {"module_name": "head", "inputs": [["trunk", 0]]},
+            ],
+        }
+    )
+    ((pointer, detail),) = faults_of(spec)
+    assert pointer == "/op_sequence/1"
+    assert "only tuples and dicts have entries" in detail
