@@ -69,7 +69,7 @@ def execute(settings: Settings, claim: Claim) -> None:
         except LeaseLostError:
             log.warning("lease lost, stopping")
         except RunCancelledError:
-            _persistently(settings, lambda: _end(db, lambda s: service.stop_cancelled(s, claim)))
+            _end(settings, db, lambda s: service.stop_cancelled(s, claim))
         except (TaskloomError, Problem, DamagedArtifactError) as error:
             _fail(settings, db, claim, str(error))
         except (MemoryError, torch.OutOfMemoryError) as error:
@@ -118,19 +118,17 @@ class _Execution:
 
         scores = model.evaluate(_scoring_loaders(datasets))
         weights = self.store.put_tensors(module_weights(model))
-        finish = _persistently(
-            self.settings,
-            lambda: _end(self.db, lambda s: service.finish_training(s, self.claim, job, weights, scores)),
+        version = _end(
+            self.settings, self.db, lambda s: service.finish_training(s, self.claim, job, weights, scores)
         )
-        log.info("run succeeded", version=finish, scores=len(scores))
+        if version is not None:
+            log.info("run succeeded", version=version, scores=len(scores))
 
     def _score(self, job: Job, version: Version) -> None:
         model = MultitaskClassifier(build_tasks(job.tasks), name=version.model)
         load_module_weights(model, self.store.load_tensors(version.sha256))
         scores = model.evaluate(_scoring_loaders([self._dataset(ref, job) for ref in job.splits]))
-        _persistently(
-            self.settings, lambda: _end(self.db, lambda s: service.finish_scoring(s, self.claim, scores))
-        )
+        _end(self.settings, self.db, lambda s: service.finish_scoring(s, self.claim, scores))
 
     def _initialise(self, model: MultitaskClassifier, job: Job, start: Version, reporter: _Reporter) -> None:
         """Load the modules that are in the version as they are in the job."""
@@ -261,25 +259,23 @@ def _warn_of_untrained(
 
 def _fail(settings: Settings, db: Database, claim: Claim, reason: str) -> None:
     log.warning("run failed", reason=reason)
-    _persistently(settings, lambda: _end(db, lambda s: service.fail(s, claim, reason)))
+    _end(settings, db, lambda s: service.fail(s, claim, reason))
 
 
-def _end(db: Database, write: Callable[[Session], T]) -> T | None:
-    """Write a run's end, unless the run is another worker's by now."""
-    try:
-        with db.write() as session:
-            return write(session)
-    except LeaseLostError:
-        log.warning("lease lost, nothing written")
-        return None
+def _end(settings: Settings, db: Database, write: Callable[[Session], T]) -> T | None:
+    """Write a run's end; while the database is away, try again as long as a lease lasts.
 
-
-def _persistently(settings: Settings, action: Callable[[], T]) -> T:
-    """Do something that needs the database, again if that is away, as long as a lease lasts."""
+    Returns:
+        What ``write`` answers; None where the run is another worker's by now, and nothing was written.
+    """
     deadline = time.monotonic() + settings.lease_seconds
     while True:
         try:
-            return action()
+            with db.write() as session:
+                return write(session)
+        except LeaseLostError:
+            log.warning("lease lost, nothing written")
+            return None
         except OperationalError as error:
             if time.monotonic() > deadline:
                 raise
