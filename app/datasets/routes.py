@@ -82,7 +82,7 @@ def get_rows(
 def delete_dataset(dataset: DatasetPath, session: SessionDep, if_match: IfMatchDep) -> None:
     """Remove a dataset with all its splits; versions trained on it stay."""
     row = service.get(session, dataset)
-    if_match.check(_out(row))
+    if_match.check(lambda: _out(row))
     service.remove(session, row)
 
 
@@ -96,7 +96,7 @@ def delete_dataset(dataset: DatasetPath, session: SessionDep, if_match: IfMatchD
 def delete_split(dataset: DatasetPath, split: SplitPath, session: SessionDep, if_match: IfMatchDep) -> None:
     """Remove one split; the dataset goes with its last one."""
     row = service.get(session, dataset)
-    if_match.check(_out(row))
+    if_match.check(lambda: _out(row))
     service.remove(session, row, split)
 
 

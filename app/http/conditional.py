@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, Header
@@ -22,18 +23,18 @@ class IfMatch:
     ) -> None:
         self._wanted = if_match
 
-    def check(self, current: BaseModel) -> None:
+    def check(self, current: Callable[[], BaseModel]) -> None:
         """Refuse to go on where the resource is no longer the one that the client saw.
 
         Args:
-            current: The resource as its ``GET`` would answer now.
+            current: Returns the resource as its ``GET`` would answer now; called only where there is such a header.
 
         Raises:
             PreconditionFailed: If its ETag is none of those in the header.
         """
         if self._wanted is None:
             return
-        tag = entity_tag(current.model_dump(mode="json"))
+        tag = entity_tag(current().model_dump(mode="json"))
         if not tag_matches(tag, self._wanted):
             raise PreconditionFailed(f"the resource has changed: its ETag is now {tag}")
 

@@ -66,7 +66,7 @@ def get_model(model: ModelPath, session: SessionDep) -> ModelOut:
 def delete_model(model: ModelPath, session: SessionDep, if_match: IfMatchDep) -> None:
     """Remove a model with its runs, versions and scores; its tasks and datasets stay."""
     row = service.get(session, model)
-    if_match.check(_out(session, row))
+    if_match.check(lambda: _out(session, row))
     service.remove(session, row)
 
 
@@ -98,7 +98,7 @@ def put_task(
 def take_task(model: ModelPath, task: TaskPath, session: SessionDep, if_match: IfMatchDep) -> None:
     """Take a task off; the modules that stay keep their trained weights, and earlier versions keep the task."""
     row = service.get(session, model)
-    if_match.check(_out(session, row))
+    if_match.check(lambda: _out(session, row))
     service.take_task(row, task)
 
 
@@ -144,7 +144,7 @@ def put_alias(
     `If-Match` takes the ETag of the model.
     """
     row = service.get(session, model)
-    if_match.check(_out(session, row))
+    if_match.check(lambda: _out(session, row))
     placed, created = service.put_alias(session, row, alias, body.version)
     response.status_code = 201 if created else 200
     version = service.find_version(session, row, placed.version)
@@ -161,7 +161,7 @@ def put_alias(
 def delete_alias(model: ModelPath, alias: AliasPath, session: SessionDep, if_match: IfMatchDep) -> None:
     """Remove an alias; without `default`, predictions use the newest version. `If-Match` takes the model's ETag."""
     row = service.get(session, model)
-    if_match.check(_out(session, row))
+    if_match.check(lambda: _out(session, row))
     service.remove_alias(session, row, alias)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -86,24 +86,20 @@ def plan_job(
         if name in datasets[:i]:
             details = [f"dataset '{name}' is named twice"]
         elif dataset := known.get(name):
-            refs = [ref for split in dataset.splits if (ref := _reference(split, by_name))]
-            details = [detail for ref in refs for detail in checks.faults_of(dataset, ref)]
-            if not refs:
+            used = [split for split in dataset.splits if checks.labelled(split)]
+            details = [detail for split in used for detail in checks.faults_of(split)]
+            if not used:
                 details = [f"dataset '{name}' labels none of the tasks {sorted(by_name)}"]
-            splits += refs
+            splits += [
+                SplitRef(dataset=name, split=split.name, sha256=split.sha256, tasks=checks.labelled(split))
+                for split in used
+            ]
         faults += [Fault(pointer_to("datasets", i), detail) for detail in dict.fromkeys(details)]
     if faults:
         raise Invalid(faults[0].detail, faults)
     # Fields of tasks that none of the datasets labels: predictions need to know them all the same.
     others = {name: FieldRef(shape=shape.shape, dtype=shape.dtype) for name, shape in checks.needed.items()}
     return Job(tasks=list(specs), splits=splits, fields=others | checks.fields)
-
-
-def _reference(split: Split, specs: Collection[str]) -> SplitRef | None:
-    tasks = [task for task in split.labels if task in specs]
-    if not tasks:
-        return None
-    return SplitRef(dataset=split.dataset, split=split.name, sha256=split.sha256, tasks=tasks)
 
 
 @dataclass
@@ -117,14 +113,14 @@ class _Checks:
     fields: dict[str, FieldRef] = field(default_factory=dict[str, FieldRef])
     _checked: dict[tuple[str, str], list[str]] = field(default_factory=dict[tuple[str, str], list[str]])
 
-    def faults_of(self, dataset: Dataset, ref: SplitRef) -> list[str]:
-        split = next(split for split in dataset.splits if split.name == ref.split)
-        where = f"split '{ref.split}' of dataset '{ref.dataset}'"
-        faults = [f"{where} {fault}" for task in ref.tasks for fault in self._field_faults(task, split)]
+    def labelled(self, split: Split) -> list[str]:
+        return [task for task in split.labels if task in self.specs]
+
+    def faults_of(self, split: Split) -> list[str]:
+        where, tasks = f"split '{split.name}' of dataset '{split.dataset}'", self.labelled(split)
+        faults = [f"{where} {fault}" for task in tasks for fault in self._field_faults(task, split)]
         return faults or [
-            f"{where}: {fault}"
-            for task in ref.tasks
-            for fault in self._label_faults(task, split.labels[task])
+            f"{where}: {fault}" for task in tasks for fault in self._label_faults(task, split.labels[task])
         ]
 
     def _field_faults(self, task: str, split: Split) -> Iterator[str]:

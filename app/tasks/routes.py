@@ -62,7 +62,7 @@ def get_task(task: TaskPath, session: SessionDep) -> TaskOut:
 def delete_task(task: TaskPath, session: SessionDep, if_match: IfMatchDep) -> None:
     """Remove a task that no model uses."""
     row = service.get(session, task)
-    if_match.check(_out(row))
+    if_match.check(lambda: _out(row))
     service.remove(session, row)
 
 
