@@ -10,12 +10,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 
-from app.settings import Settings
+if TYPE_CHECKING:
+    from app.settings import Settings
 
 cli = typer.Typer(
     name="taskloom",
@@ -82,7 +83,7 @@ def serve(
     On an address that other machines reach, the server starts only with `TASKLOOM_ALLOW_OPEN=true`: it has no API keys
     yet, so whoever reaches it may do anything.
     """
-    # Imported here, as in the other commands, so that --help and refusals come at once: torch takes seconds.
+    # Imported here, as whatever else reaches torch, which takes seconds: so --help comes at once.
     from app.cli.server import run_server  # noqa: PLC0415
     from app.logs import configure_logs  # noqa: PLC0415
 
@@ -152,6 +153,8 @@ def upgrade(data_dir: DataDir = None) -> None:
 
 def _settings(**given: Any) -> Settings:
     """Return the settings, those given on the command line first, and pass them on to child processes."""
+    from app.settings import Settings  # noqa: PLC0415
+
     for name, value in given.items():
         if value is not None:
             os.environ[f"TASKLOOM_{name.upper()}"] = str(value)
