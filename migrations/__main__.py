@@ -8,17 +8,15 @@ import tempfile
 from pathlib import Path
 
 from alembic import command
-from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from app.db.migrations import upgrade
+from app.db.migrations import alembic_config, upgrade
 from app.db.session import Database
 
 
 def draft(message: str) -> Path:
     """Write the next revision beside the others, numbered on, and return its file."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
+    config = alembic_config()
     head = ScriptDirectory.from_config(config).get_current_head()
     number = f"{int(head or 0) + 1:04}"
     with tempfile.TemporaryDirectory() as folder:

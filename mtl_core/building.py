@@ -167,10 +167,8 @@ def canonical_task(spec: TaskSpec) -> dict[str, Any]:
     Raises:
         SpecError: If a module, the loss, the output or a metric is wrong.
     """
-    return {
-        "name": spec.name,
+    return spec.written_out() | {
         "module_pool": {name: canonical_module(module) for name, module in spec.module_pool.items()},
-        "op_sequence": [op.model_dump(mode="json") | {"name": op.op_name} for op in spec.op_sequence],
         "loss": LOSSES.canonical(spec.loss),
         "output": OUTPUTS.canonical(spec.output),
         "metrics": [METRICS.canonical(metric) for metric in spec.metrics],

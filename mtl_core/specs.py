@@ -79,3 +79,8 @@ class TaskSpec(_Spec):
     """What to measure after training and while it runs."""
     inputs: dict[Name, FieldSpec] | None = None
     """Shapes of the fields that the task reads; needed where the first layer does not tell (convolutions)."""
+
+    def written_out(self) -> dict[str, Any]:
+        """Return the spec as JSON values, every operation with its name."""
+        ops = [op.model_dump(mode="json") | {"name": op.op_name} for op in self.op_sequence]
+        return self.model_dump(mode="json") | {"op_sequence": ops}

@@ -14,7 +14,7 @@ Values = Annotated[
     list[Any], Field(min_length=1, description="One value per example: a number, or nested lists of numbers.")
 ]
 
-CIRCLE_SPLIT: dict[str, Any] = {
+_CIRCLE_SPLIT: dict[str, Any] = {
     "name": "circleDataset",
     "split": "train",
     "X_dict": {"circle_data": [[0.1, -0.4], [0.9, 0.9], [-0.2, 0.3], [0.8, -0.9]]},
@@ -47,7 +47,7 @@ _CIRCLE_ROWS: dict[str, Any] = {
 }
 
 
-class SplitIn(In, json_schema_extra=shown_as(CIRCLE_SPLIT)):
+class SplitIn(In, json_schema_extra=shown_as(_CIRCLE_SPLIT)):
     """One split of a dataset, its examples within the request."""
 
     name: Name

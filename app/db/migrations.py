@@ -37,7 +37,7 @@ def prepare(settings: Settings) -> None:
 
 def upgrade(engine: Engine) -> None:
     """Migrate to the newest revision; processes that do so at once take turns."""
-    config = _config()
+    config = alembic_config()
     with engine.connect().execution_options(taskloom_writes=True) as connection, connection.begin():
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7355608)")
@@ -47,7 +47,7 @@ def upgrade(engine: Engine) -> None:
 
 def pending(engine: Engine) -> str | None:
     """Say what stands between the database and the newest revision; None where nothing does."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
+    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
     with engine.connect() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
     if current == head:
@@ -55,7 +55,8 @@ def pending(engine: Engine) -> str | None:
     return f"the database is at revision {current}, this release needs {head}: run `taskloom db upgrade`"
 
 
-def _config() -> Config:
+def alembic_config() -> Config:
+    """Return what Alembic needs to find the migrations."""
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     return config

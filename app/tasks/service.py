@@ -32,10 +32,7 @@ def register(session: Session, spec: TaskSpec, limits: Limits) -> tuple[Task, bo
         if canonical_task(spec_of(existing)) != canonical_task(spec):
             raise Conflict(f"task '{spec.name}' exists with another spec")
         return existing, False
-    written_out = spec.model_dump(mode="json")
-    for op in written_out["op_sequence"]:
-        op["name"] = op["name"] or op["module_name"]
-    task = Task(name=spec.name, spec=written_out, report=asdict(report))
+    task = Task(name=spec.name, spec=spec.written_out(), report=asdict(report))
     session.add(task)
     session.flush()
     return task, True

@@ -7,20 +7,18 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.docs.pages import README, Block, blocks, section
+from tests.service.processes import ServerProcess, environment
 
 TOUR = section(README, "A five-minute tour")
 ADDRESS = "http://127.0.0.1:8000"
@@ -172,38 +170,8 @@ def _missing(shown: str, printed: str) -> str | None:
 @contextmanager
 def _server(folder: Path) -> Iterator[str]:
     """Start what the tour's first command starts, on a free port and with its data in a folder of its own."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    command = [
-        sys.executable,
-        "-m",
-        "app.cli",
-        "serve",
-        "--port",
-        str(port),
-        "--data-dir",
-        str(folder / "data"),
-    ]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TASKLOOM_")}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, stderr=log, env=environment)
+    server = ServerProcess(env=environment(folder / "data"), log=folder / "log")
     try:
-        _wait_until_ready(url, process, folder / "log")
-        yield url
+        yield server.url()
     finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        try:
-            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass  # not listening yet
-        time.sleep(0.1)
-    raise AssertionError(f"the server is not ready:\n{log.read_text()}")
+        server.stop()
