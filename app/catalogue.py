@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import APIRouter
 from pydantic import Field
@@ -16,6 +16,7 @@ from mtl_core.losses import LOSSES
 from mtl_core.metrics import METRICS
 from mtl_core.modules import MODULES
 from mtl_core.outputs import OUTPUTS
+from mtl_core.preprocessing import ColumnSpec, LabelSpec
 
 router = APIRouter(tags=["modules"], route_class=Endpoint)
 
@@ -35,6 +36,8 @@ class CatalogueOut(Out):
     losses: list[EntryOut]
     outputs: list[EntryOut]
     metrics: list[EntryOut]
+    columns: list[EntryOut] = Field(description="Types of a dataset's columns, with the options of each.")
+    label: dict[str, Any] = Field(description="JSON Schema of what a dataset says of a task's labels.")
     trainer: dict[str, Any] = Field(
         description="JSON Schema of a training's settings, schedulers among them."
     )
@@ -42,8 +45,18 @@ class CatalogueOut(Out):
 
 @router.get("/modules", summary="List what specs may be made of", responses=problem_responses())
 def list_modules() -> CatalogueOut:
-    """Return module types, losses, output functions, metrics and trainer settings with their argument schemas."""
+    """Return all that specs and datasets may name, with argument schemas: modules, losses, column types …"""
     return _catalogue()
+
+
+def column_types() -> list[dict[str, Any]]:
+    """Return the types of columns as the catalogues describe theirs: ``type``, ``summary`` and ``arguments``."""
+    entries: list[dict[str, Any]] = []
+    for model in get_args(get_args(ColumnSpec)[0]):
+        schema = model.model_json_schema()
+        kind = schema["properties"].pop("type")["const"]
+        entries.append({"type": kind, "summary": schema.pop("description"), "arguments": schema})
+    return entries
 
 
 @cache
@@ -54,6 +67,8 @@ def _catalogue() -> CatalogueOut:
             "losses": LOSSES.describe(),
             "outputs": OUTPUTS.describe(),
             "metrics": METRICS.describe(),
+            "columns": column_types(),
+            "label": LabelSpec.model_json_schema(),
             "trainer": RunTrainerConfig.model_json_schema(),
         }
     )

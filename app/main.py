@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
+from anyio import CapacityLimiter
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
@@ -29,6 +30,7 @@ from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.tasks import routes as tasks
 from app.tasks.service import warm_up
+from app.uploads import routes as uploads
 
 _DESCRIPTION = """
 One shared PyTorch model for many related tasks. Register **tasks** (paths through a network of modules shared by name)
@@ -44,6 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
         db = Database(settings.resolved_database_url)
         store = ArtifactStore(settings.artifacts_dir)
         app.state.resources = Resources(settings, db, store)
+        app.state.reading_slots = CapacityLimiter(settings.reading_slots)
         app.state.loaded_versions = LoadedVersions(store, settings)
         # torch loads what the first check of a task needs, some two seconds' worth, while nobody waits for it.
         warming = threading.Thread(target=warm_up, daemon=True, name="warm-up")
@@ -66,7 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestMiddleware)
     install_handlers(app)
     v1 = APIRouter(prefix="/v1")
-    for feature in (tasks, datasets, models, runs, scores, predictions, catalogue):
+    for feature in (tasks, uploads, datasets, models, runs, scores, predictions, catalogue):
         v1.include_router(feature.router)
     app.include_router(v1)
     app.include_router(health.router)

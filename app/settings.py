@@ -12,6 +12,8 @@ from mtl_core.building import Limits
 
 _MIB = 2**20
 
+UploadSource = Annotated[str, Field(pattern=r"^(file://(/[^/?#%]+)+/|s3://[a-z0-9.-]+/([^/?#%]+/)*)$")]
+
 
 class Settings(BaseSettings):
     """What an operator may set; the defaults suit a laptop: SQLite and files under ``./data``."""
@@ -35,6 +37,20 @@ class Settings(BaseSettings):
 
     max_body_mib: Annotated[int, Field(ge=1, le=4096)] = 64
     """Greatest size of a request body, in MiB."""
+    max_upload_mib: Annotated[int, Field(ge=1)] = 65_536
+    """Greatest size of an uploaded file, in MiB."""
+    max_expansion: Annotated[int, Field(ge=1)] = 200
+    """How many times its own size a file's rows may take once it is unpacked; 256 MiB are always allowed."""
+    max_columns: Annotated[int, Field(ge=1, le=100_000)] = 10_000
+    """Columns that an uploaded file may have."""
+    upload_sources: list[UploadSource] = []
+    """Where files may lie that clients only name: a JSON list of `file:///folder/` and `s3://bucket/prefix/`."""
+    reading_slots: Annotated[int, Field(ge=1, le=64)] = 2
+    """Files that a server reads side by side, each in a process of its own."""
+    reading_memory_mib: Annotated[int, Field(ge=512)] = 2048
+    """Memory that reading one file may take, in MiB."""
+    reading_seconds: Annotated[int, Field(ge=1)] = 1800
+    """Time that reading one file may take."""
     max_parameters: Annotated[int, Field(ge=1)] = Limits.max_parameters
     """Numbers that all modules of a model may hold together."""
     max_activations: Annotated[int, Field(ge=1)] = Limits.max_activations
@@ -44,6 +60,8 @@ class Settings(BaseSettings):
     model_cache_mib: Annotated[int, Field(ge=1)] = 1024
     """Weights that a server keeps loaded for predictions, in MiB; the least recently used go first."""
 
+    dataset_memory_mib: Annotated[int, Field(ge=1)] = 512
+    """Encoded examples that one run may hold in memory, in MiB; a run with more trains from mapped files."""
     worker_slots: Annotated[int, Field(ge=1, le=256)] = 1
     """Runs that one worker trains side by side."""
     lease_seconds: Annotated[float, Field(gt=0, le=3600)] = 15.0
@@ -76,6 +94,21 @@ class Settings(BaseSettings):
     def max_body_bytes(self) -> int:
         """Greatest size of a request body."""
         return self.max_body_mib * _MIB
+
+    @property
+    def dataset_memory_bytes(self) -> int:
+        """Encoded examples that one run may hold in memory."""
+        return self.dataset_memory_mib * _MIB
+
+    @property
+    def max_upload_bytes(self) -> int:
+        """Greatest size of an uploaded file."""
+        return self.max_upload_mib * _MIB
+
+    @property
+    def reading_memory_bytes(self) -> int:
+        """Memory that reading one file may take."""
+        return self.reading_memory_mib * _MIB
 
     @property
     def model_cache_bytes(self) -> int:

@@ -11,12 +11,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from app.catalogue import column_types
 from app.runs.schemas import RunTrainerConfig
 from app.settings import Settings
 from mtl_core.losses import LOSSES
 from mtl_core.metrics import METRICS
 from mtl_core.modules import MODULES
 from mtl_core.outputs import OUTPUTS
+from mtl_core.preprocessing import LabelSpec
 
 DOCS = Path(__file__).parent
 _MARK = "<!-- Written by `python docs/generate.py` from the code; a test fails while it is out of date. -->"
@@ -58,7 +60,7 @@ def settings_page() -> str:
 
 
 def catalogue_page() -> str:
-    """Return the page of module types, losses, outputs, metrics and trainer settings."""
+    """Return the page of all that specs, datasets and trainings may name."""
     sections: list[str] = []
     for title, catalogue in (
         ("Modules", MODULES),
@@ -71,8 +73,18 @@ def catalogue_page() -> str:
             for entry in catalogue.describe()
         ]
         sections += [f"## {title}", _table(("Type", "What it does", "Arguments"), rows)]
+    columns = [(f"`{c['type']}`", c["summary"], _arguments(c["arguments"])) for c in column_types()]
+    labels = [
+        (f"`{name}`", _default(field), _kind(field), field.get("description", ""))
+        for name, field in LabelSpec.model_json_schema()["properties"].items()
+    ]
     schema = RunTrainerConfig.model_json_schema()
     sections += [
+        "## Columns",
+        "What the columns of a dataset's fields may be; see [datasets](datasets.md).",
+        _table(("Type", "What it is", "Options"), columns),
+        "## Labels",
+        _table(("Member", "Default", "Value", "Meaning"), labels),
         "## Trainer settings",
         "The `trainer` object of a run; a dot leads into a nested object.",
         _table(("Setting", "Default", "Value", "Meaning"), _trainer_rows(schema, schema["$defs"])),

@@ -13,6 +13,7 @@ from mtl_core.errors import (
     SpecError,
     TaskloomError,
 )
+from mtl_core.mapped import ArrayWriter, MappedDataset
 from mtl_core.scorer import Score, Scorer
 from mtl_core.task import Operation, Task
 from mtl_core.training.batch_schedules import SequentialScheduler, ShuffledScheduler
@@ -21,10 +22,12 @@ from mtl_core.training.trainer import FitListener, Progress, Trainer
 from mtl_core.weights import load_module_weights, module_weights
 
 __all__ = [
+    "ArrayWriter",
     "DictDataLoader",
     "DictDataset",
     "FitListener",
     "LossError",
+    "MappedDataset",
     "ModuleConflictError",
     "MultitaskClassifier",
     "NonFiniteLossError",

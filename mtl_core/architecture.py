@@ -7,6 +7,7 @@ from types import FunctionType
 from typing import Any, cast
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 _BOOKKEEPING = {"training", "call_super_init", "dump_patches"}
 
@@ -87,7 +88,10 @@ def _settings(module: nn.Module) -> dict[str, Any]:
         if not name.startswith("_") and name not in _BOOKKEEPING and _is_plain(value)
     }
     tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
-    return plain | {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors}
+    return plain | {
+        name: f"{tensor.dtype} {'of an open shape' if is_lazy(tensor) else list(tensor.shape)}"
+        for name, tensor in tensors
+    }
 
 
 def _is_plain(value: object) -> bool:

@@ -9,16 +9,25 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from mtl_core.architecture import spec_difference
 from mtl_core.dry_run import dry_run
 from mtl_core.errors import Fault, ModuleConflictError, SpecError, pointer_to
-from mtl_core.fields import FieldShape, FieldShapes, infer_fields, merge_fields
+from mtl_core.fields import FieldShape, FieldShapes, infer_fields, merge_fields, vocabulary_faults
 from mtl_core.losses import LOSSES
 from mtl_core.metrics import METRICS
 from mtl_core.modules import build_module, canonical_module
 from mtl_core.outputs import OUTPUTS
 from mtl_core.plan import ExecutionPlan
+from mtl_core.resolving import (
+    open_layers,
+    placement_faults,
+    settle_embeddings,
+    settle_layers,
+    unknown_sizes,
+    unsettled,
+)
 from mtl_core.scorer import Scorer
 from mtl_core.spec_faults import catalogue_faults, reference_faults, size_faults
 from mtl_core.specs import FieldSpec, TaskSpec
@@ -45,11 +54,13 @@ class TaskReport:
     """What checking a spec found out.
 
     Attributes:
-        parameters: Trainable and fixed numbers of each module, by module name.
+        parameters: Trainable and fixed numbers of each module, by module name; a layer whose input's size is not
+            known yet counts none.
         fields: Shape and dtype of each field the task reads; the shape is None where nothing tells it.
-        output_shape: Shape of the task's output for one example; None where a field's shape is unknown.
+        output_shape: Shape of the task's output for one example; None where a field's shape, or the vocabulary
+            that a lazy embedding waits for, is unknown.
         activations: Numbers that one example takes on its way along the task's path while it trains, all
-            layers together; None where a field's shape is unknown.
+            layers together; None where the output's shape is.
     """
 
     parameters: dict[str, int]
@@ -66,6 +77,8 @@ def check_task(
 ) -> TaskReport:
     """Check a spec from end to end on the meta device, where nothing takes memory.
 
+    Where lazy layers can be resolved, what is checked is the resolved task.
+
     Args:
         spec: The task.
         limits: What it may ask for.
@@ -79,19 +92,43 @@ def check_task(
         SpecError: With every fault that can be told apart: unknown names, wrong arguments, sizes along the
             path that do not fit, a spec beyond the limits.
     """
-    faults = [*reference_faults(spec), *catalogue_faults(spec), *size_faults(spec, limits.max_layers)]
-    if faults:
-        raise SpecError(faults)
-    with torch.device("meta"):
-        modules = _build_pool(spec)
-        task = _build_task(spec, modules)
-    parameters = {name: count_numbers(module) for name, module in modules.items()}
+    task, known = _lay_out(spec, limits, fields or {})
+    waits = bool(open_layers(spec))
+    if waits and not any(unknown_sizes(spec, known)):
+        task, waits = _on_meta(_resolved(spec, known, limits)), False
+    parameters = {name: count_numbers(module) for name, module in task.module_pool.items()}
     check_budget(parameters, limits)
-    known = infer_fields(task, spec.inputs) | _given_fields(spec, task, fields or {})
-    if any(field.shape is None for field in known.values()):
+    if waits or any(field.shape is None for field in known.values()):
         return TaskReport(parameters, known, None, None)
     run = dry_run(task, known, limits.max_activations, labels)
     return TaskReport(parameters, known, run.output_shape, run.activations)
+
+
+def resolve_task(spec: TaskSpec, fields: Mapping[str, FieldShape], limits: Limits) -> TaskSpec:
+    """Return a spec with plain layers in place of its lazy ones, sized by the fields that the task reads.
+
+    Args:
+        spec: The task; one without lazy layers is returned as it is.
+        fields: Shapes and vocabularies of the fields; those missing are taken as declared or inferred.
+        limits: What the task may ask for.
+
+    Raises:
+        SpecError: If a shape or vocabulary that a lazy layer needs is unknown, the output does not depend on the
+            layer, two uses of it differ in size, or the task is wrong in another way.
+
+    Example:
+        >>> layer = {"type": "LazyLinear", "out_features": 3}
+        >>> path = [{"module_name": "m", "inputs": [("_input_", "x")]}]
+        >>> spec = TaskSpec(name="t", module_pool={"m": layer}, op_sequence=path)
+        >>> resolve_task(spec, {"x": FieldShape([5], "float32")}, Limits()).module_pool["m"]
+        {'type': 'Linear', 'in_features': 5, 'out_features': 3, 'bias': True}
+    """
+    if not open_layers(spec):
+        return spec
+    _, known = _lay_out(spec, limits, fields)
+    if faults := list(unknown_sizes(spec, known)):
+        raise SpecError(faults)
+    return _resolved(spec, known, limits)
 
 
 def check_shared_modules(specs: Iterable[TaskSpec]) -> None:
@@ -146,10 +183,18 @@ def build_tasks(specs: Iterable[TaskSpec], seed: int | None = None) -> list[Task
 
     Raises:
         ModuleConflictError: If one module name is declared with different specs.
-        SpecError: If a spec is wrong.
+        SpecError: If a spec is wrong, or has lazy layers that are not resolved.
     """
     specs = list(specs)
     check_shared_modules(specs)
+    for spec in specs:
+        if waiting := open_layers(spec):
+            raise SpecError(
+                [
+                    Fault(at, f"task '{spec.name}': the input size of {kind} is open: resolve the task first")
+                    for at, kind in waiting.items()
+                ]
+            )
     shared: dict[str, nn.Module] = {}
     for spec in specs:
         for name, module_spec in spec.module_pool.items():
@@ -185,8 +230,39 @@ def plan_of(specs: Iterable[TaskSpec]) -> ExecutionPlan:
 
 
 def count_numbers(module: nn.Module) -> int:
-    """Return how many numbers a module's parameters and buffers hold."""
-    return sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
+    """Return how many numbers a module's parameters and buffers hold; a layer whose size is open counts none."""
+    layers = [layer for layer in module.modules() if not isinstance(layer, LazyModuleMixin)]
+    tensors = [(*layer.parameters(recurse=False), *layer.buffers(recurse=False)) for layer in layers]
+    return sum(tensor.numel() for of_layer in tensors for tensor in of_layer)
+
+
+def _lay_out(
+    spec: TaskSpec, limits: Limits, fields: Mapping[str, FieldSpec | FieldShape]
+) -> tuple[Task, FieldShapes]:
+    """Build the task on the meta device and say what is known of its fields; refuse what needs no run to be told."""
+    faults = [*reference_faults(spec), *catalogue_faults(spec), *size_faults(spec, limits.max_layers)]
+    if faults:
+        raise SpecError(faults)
+    task = _on_meta(spec)
+    known = infer_fields(task, spec.inputs) | _given_fields(spec, task, fields)
+    if faults := [*placement_faults(spec), *vocabulary_faults(task, known)]:
+        raise SpecError(faults)
+    return task, known
+
+
+def _resolved(spec: TaskSpec, known: FieldShapes, limits: Limits) -> TaskSpec:
+    spec = settle_embeddings(spec, known)
+    if not open_layers(spec):
+        return spec
+    task = _on_meta(spec)
+    layers = unsettled(task.module_pool)
+    dry_run(task, known, limits.max_activations)
+    return settle_layers(spec, layers)
+
+
+def _on_meta(spec: TaskSpec) -> Task:
+    with torch.device("meta"):
+        return _build_task(spec, _build_pool(spec))
 
 
 def _given_fields(spec: TaskSpec, task: Task, fields: Mapping[str, FieldSpec | FieldShape]) -> FieldShapes:
@@ -199,7 +275,8 @@ def _given_fields(spec: TaskSpec, task: Task, fields: Mapping[str, FieldSpec | F
         if declared and declared.shape != field.shape:
             detail = f"field '{name}' is declared with shape {declared.shape}, but has {field.shape}"
             raise SpecError.at(pointer_to("inputs", name), detail)
-        given[name] = FieldShape(field.shape, field.dtype, declared=declared is not None)
+        vocabulary = field.vocabulary if isinstance(field, FieldShape) else None
+        given[name] = FieldShape(field.shape, field.dtype, declared is not None, vocabulary)
     return given
 
 

@@ -13,10 +13,11 @@ from torch import nn
 from mtl_core.architecture import difference
 from mtl_core.data import DictDataLoader, XDict, YDict, is_labelled, to_device
 from mtl_core.errors import MODULE_FAILURES, LossError, ModuleConflictError, TaskloomError
+from mtl_core.losses import Loss
 from mtl_core.metrics import Array
 from mtl_core.plan import ExecutionPlan
 from mtl_core.scorer import Score
-from mtl_core.task import Task
+from mtl_core.task import WEIGHTS, Task
 
 
 class ModulePool(nn.Module):
@@ -136,7 +137,8 @@ class MultitaskClassifier(nn.Module):
         """Return each task's loss over its labelled examples, and how many those were.
 
         Args:
-            X_dict: Fields by name, ``[n, …]``.
+            X_dict: Fields by name, ``[n, …]``; under ``"_weights_"`` one weight for each example, float32 ``[n]`` and
+                at least 0, by which the losses are averaged; default: all 1.
             Y_dict: Labels by task name, ``[n]`` or ``[n, …]``; tasks that the model lacks are ignored.
 
         Returns:
@@ -144,8 +146,10 @@ class MultitaskClassifier(nn.Module):
 
         Raises:
             OperationError: If an operation fails on its inputs.
-            LossError: If a loss function cannot take its task's outputs and labels.
+            LossError: If a loss function cannot take its task's outputs, labels or weights.
+            TaskloomError: If the weights are not one number of at least 0 for each example.
         """
+        weights = _checked_weights(X_dict)
         labelled = {name: is_labelled(labels) for name, labels in Y_dict.items() if name in self.tasks}
         labelled = {name: mask for name, mask in labelled.items() if bool(mask.any())}
         computed = self._compute(X_dict, labelled)
@@ -156,11 +160,10 @@ class MultitaskClassifier(nn.Module):
             counts[name] = int(mask.sum())
             if counts[name] < len(labels):
                 outputs, labels = outputs[mask.to(outputs.device)], labels[mask]
-            try:
-                losses[name] = self.tasks[name].loss_func(outputs, labels.to(outputs.device))
-            except MODULE_FAILURES as error:
-                shapes = f"outputs of shape {list(outputs.shape)} and labels of shape {list(labels.shape)}"
-                raise LossError(name, f"{type(error).__name__}: {error} ({shapes})") from error
+            if weights is None:
+                losses[name] = self._loss(name, outputs, labels)
+            else:
+                losses[name] = self._loss(name, outputs, labels, weights[mask.to(weights.device)])
         return losses, counts
 
     def infer(
@@ -194,6 +197,8 @@ class MultitaskClassifier(nn.Module):
     def predict(self, dataloader: DictDataLoader, return_preds: bool = False) -> dict[str, dict[str, Array]]:
         """Predict a whole split for every task that its labels name.
 
+        Labels and predictions of all examples are in memory at once; their fields are not.
+
         Args:
             dataloader: The split.
             return_preds: Whether to answer ``preds`` too.
@@ -217,7 +222,9 @@ class MultitaskClassifier(nn.Module):
         }
 
     def evaluate(self, dataloaders: Sequence[DictDataLoader]) -> list[Score]:
-        """Score every task on every split that carries labels for it.
+        """Score every task on every split that carries labels for it, as :meth:`predict` predicts them.
+
+        Example weights do not count here: scores are those of the examples as they are.
 
         Returns:
             One row per task, dataset, split and metric, with the number of labelled examples.
@@ -240,8 +247,21 @@ class MultitaskClassifier(nn.Module):
         return {score.key: score.value for score in self.evaluate(dataloaders)}
 
     def _compute(self, X_dict: Mapping[str, Any], task_names: Iterable[str]) -> dict[int, Any]:
-        X_dict_here: XDict = to_device(X_dict, self.device)
+        fields = {name: values for name, values in X_dict.items() if name != WEIGHTS}
+        X_dict_here: XDict = to_device(fields, self.device)
         return self.plan.run(X_dict_here, task_names, lambda name, inputs: self.module_pool[name](*inputs))
+
+    def _loss(
+        self, name: str, outputs: torch.Tensor, labels: torch.Tensor, *weights: torch.Tensor
+    ) -> torch.Tensor:
+        loss_func = self.tasks[name].loss_func
+        if weights and not isinstance(loss_func, Loss):
+            raise LossError(name, "it takes no example weights, as only the losses of the catalogue do")
+        try:
+            return loss_func(outputs, labels.to(outputs.device), *weights)
+        except MODULE_FAILURES as error:
+            shapes = f"outputs of shape {list(outputs.shape)} and labels of shape {list(labels.shape)}"
+            raise LossError(name, f"{type(error).__name__}: {error} ({shapes})") from error
 
     def _check_tasks(self, names: Iterable[str]) -> None:
         for name in names:
@@ -262,6 +282,23 @@ class MultitaskClassifier(nn.Module):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r}, tasks={self.task_names})"
+
+
+def _checked_weights(X_dict: Mapping[str, Any]) -> torch.Tensor | None:
+    """Return a batch's example weights, if it has any."""
+    if WEIGHTS not in X_dict:
+        return None
+    weights = torch.as_tensor(X_dict[WEIGHTS])
+    n = {len(values) for name, values in X_dict.items() if name != WEIGHTS}
+    if (
+        weights.ndim != 1
+        or {len(weights)} != n
+        or not bool((weights >= 0).all() and weights.isfinite().all())
+    ):
+        raise TaskloomError(
+            f"the weights under '{WEIGHTS}' should be finite and at least 0, one for each example"
+        )
+    return weights
 
 
 def _concatenated(batches: Sequence[torch.Tensor]) -> Array:

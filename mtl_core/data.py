@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mtl_core.errors import TaskloomError
 
@@ -98,17 +98,21 @@ class DictDataset(Dataset[tuple[dict[str, Any], dict[str, torch.Tensor]]]):
         fields, tasks = list(self.X_dict), list(self.Y_dict)
         return f"DictDataset(name={self.name!r}, split={self.split!r}, X={fields}, Y={tasks})"
 
-    def batch(self, indices: Sequence[int]) -> Batch:
+    def batch(self, indices: Sequence[int] | torch.Tensor) -> Batch:
         """Gather examples by index; every field must be a tensor.
 
         Returns:
             Fields ``[len(indices), …]`` and labels ``[len(indices), …]``.
         """
-        at = torch.as_tensor(indices)
+        at = torch.as_tensor(indices, dtype=torch.int64)
         return (
             {field: values.index_select(0, at.to(values.device)) for field, values in self.X_dict.items()},
             {task: labels.index_select(0, at.to(labels.device)) for task, labels in self.Y_dict.items()},
         )
+
+    def batches(self, indices: Iterable[Sequence[int]]) -> Iterator[Batch]:
+        """Gather a batch for each list of indices, in order."""
+        return map(self.batch, indices)
 
 
 def collate_dicts(examples: Sequence[Batch]) -> Batch:
@@ -133,6 +137,29 @@ def _merge(values: list[Any]) -> Any:
     return values
 
 
+class ShuffledSampler(Sampler[int]):
+    """The order of torch's ``RandomSampler``, without a Python number for every example at once.
+
+    Args:
+        n: How many examples to shuffle.
+    """
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+
+    def __iter__(self) -> Iterator[int]:
+        seed = int(torch.empty((), dtype=torch.int64).random_().item())
+        order = torch.randperm(self._n, generator=torch.Generator().manual_seed(seed))
+        for start in range(0, self._n, _INDICES_AT_ONCE):
+            yield from order[start : start + _INDICES_AT_ONCE].tolist()
+
+    def __len__(self) -> int:
+        return self._n
+
+
+_INDICES_AT_ONCE = 65_536
+
+
 class DictDataLoader(DataLoader[Batch]):
     """A ``torch.utils.data.DataLoader`` over a :class:`DictDataset`, with all of its options.
 
@@ -153,14 +180,16 @@ class DictDataLoader(DataLoader[Batch]):
         collate_fn: Callable[[Sequence[Batch]], Batch] = collate_dicts,
         **kwargs: Any,
     ) -> None:
+        # Torch's own sampler makes a list of all indices, which is larger than many a dataset.
+        if kwargs.get("shuffle") and not {"sampler", "generator"} & kwargs.keys() and len(dataset):
+            kwargs |= {"shuffle": False, "sampler": ShuffledSampler(len(dataset))}
         super().__init__(dataset, collate_fn=cast("Any", collate_fn), **kwargs)
         self._gathers = (
             collate_fn is collate_dicts
             and self.num_workers == 0
             and not self.pin_memory
             and self.batch_sampler is not None
-            # A subclass may make its examples in its own way, which gathering would pass by.
-            and type(dataset).__getitem__ is DictDataset.__getitem__
+            and _gathers_its_examples(type(dataset))
             and all(isinstance(values, torch.Tensor) for values in dataset.X_dict.values())
         )
 
@@ -168,8 +197,13 @@ class DictDataLoader(DataLoader[Batch]):
         if not self._gathers:
             yield from super().__iter__()
             return
-        for indices in cast("Any", self.batch_sampler):
-            yield self.dataset.batch(indices)
+        yield from self.dataset.batches(cast("Any", self.batch_sampler))
+
+
+def _gathers_its_examples(dataset: type[DictDataset]) -> bool:
+    """Say whether no subclass makes its examples in a way of its own, which gathering would pass by."""
+    makers = next(vars(cls) for cls in dataset.__mro__ if "__getitem__" in vars(cls) or "batch" in vars(cls))
+    return "batch" in makers
 
 
 def to_device(X_dict: Mapping[str, Any], device: torch.device) -> XDict:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtl_core.errors import MODULE_FAILURES, OperationError, SpecError, TaskloomError, first_line, pointer_to
@@ -46,6 +47,8 @@ def dry_run(
     labels: FieldSpec | None = None,
 ) -> DryRun:
     """Send a batch of shapes along a task's path and through its output function and loss.
+
+    Torch's lazy layers become plain ones on the way.
 
     Args:
         task: A task whose modules are on the meta device.
@@ -124,10 +127,13 @@ class _Watch(TorchDispatchMode):
         self.numbers = 0
         self._max_activations = max_activations
         self._steps = 0
+        self._is_settling = False
         self._inside: list[tuple[nn.Module, tuple[Any, ...]]] = []
         self._recurrences: list[tuple[int, int]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._is_settling:
+            return func(*args, **(kwargs or {}))
         self._steps += 1
         if self._steps > _MAX_STEPS:
             raise ValueError(f"the path takes more than {_MAX_STEPS:,} steps of computation")
@@ -151,7 +157,10 @@ class _Watch(TorchDispatchMode):
     def layers(self, task: Task) -> Generator[None]:
         """Follow the calls of the task's layers within the block."""
         layers = {layer for module in task.module_pool.values() for layer in module.modules()}
-        hooks = [layer.register_forward_pre_hook(self._enter) for layer in layers]
+        # First of a lazy layer's hooks, so that what it cannot take is refused before it takes its size from it.
+        hooks = [layer.register_forward_pre_hook(self._enter, prepend=True) for layer in layers]
+        lazy = [layer for layer in layers if isinstance(layer, LazyModuleMixin)]
+        hooks += [cast("nn.Module", layer).register_forward_pre_hook(self._settled) for layer in lazy]
         hooks += [layer.register_forward_hook(self._leave) for layer in layers]
         try:
             yield
@@ -174,7 +183,12 @@ class _Watch(TorchDispatchMode):
                 # Every step costs the same; running thousands of them would take time for nothing.
                 self._recurrences.append((inputs[0].shape[1], self.numbers))
                 return (inputs[0][:, :1], *inputs[1:])
+        # Making its parameters is no part of the path.
+        self._is_settling = isinstance(layer, LazyModuleMixin)
         return None
+
+    def _settled(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._is_settling = False
 
     def _leave(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         if isinstance(layer, nn.RNNBase):
@@ -191,6 +205,8 @@ def _check_input(layer: nn.Module, x: torch.Tensor) -> None:
     is_attention = isinstance(layer, nn.MultiheadAttention | nn.TransformerEncoderLayer)
     if (is_attention or isinstance(layer, nn.Linear)) and not x.is_floating_point():
         raise ValueError("it works on float32")
+    if isinstance(layer, LazyModuleMixin) and x.ndim < 2:
+        raise ValueError("it works on [batch, …, features]")
     if (is_attention or isinstance(layer, nn.RNNBase)) and x.ndim != 3:
         raise ValueError("it works on sequences, [batch, steps, features]")
     if isinstance(layer, nn.Softmax2d) and x.ndim != 4:
@@ -207,12 +223,13 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTra
 
 
 def _check_convolution(layer: nn.Module, x: torch.Tensor) -> None:
-    channels: Any = layer.in_channels
+    is_open = isinstance(layer, LazyModuleMixin)
+    channels: Any = "channels" if is_open else layer.in_channels
     kernel, stride, dilation, extra, padding = (
         cast("tuple[int, ...]", getattr(layer, name))
         for name in ("kernel_size", "stride", "dilation", "output_padding", "padding")
     )
-    if x.ndim != len(kernel) + 2 or x.shape[1] != channels:
+    if x.ndim != len(kernel) + 2 or not (is_open or x.shape[1] == channels):
         raise ValueError(f"it works on [batch, {channels}] and {len(kernel)} further dimensions")
     if not isinstance(padding, str) and len(padding) != len(kernel):
         raise ValueError(f"padding must have {len(kernel)} numbers")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
-from mtl_core.errors import SpecError, pointer_to
+from mtl_core.errors import Fault, SpecError, pointer_to
+from mtl_core.modules.lazy import LazyEmbedding
 from mtl_core.specs import DType, FieldSpec
 from mtl_core.task import INPUT, Task
 
@@ -21,11 +22,13 @@ class FieldShape:
         dtype: ``float32`` or ``int64``.
         declared: Whether the spec says so; else it is what the first layer that reads the field suggests, and
             other shapes may do as well (a ``Linear`` takes any dimensions before its features).
+        vocabulary: How many indices an index field may hold, 0 to ``vocabulary - 1``; None where nothing tells it.
     """
 
     shape: list[int] | None
     dtype: DType
     declared: bool = False
+    vocabulary: int | None = None
 
 
 FieldShapes = dict[str, FieldShape]
@@ -34,8 +37,8 @@ FieldShapes = dict[str, FieldShape]
 def infer_fields(task: Task, declared: Mapping[str, FieldSpec] | None = None) -> FieldShapes:
     """Tell each field's shape and dtype from what was declared, else from the first layer that reads it.
 
-    A ``Linear`` or a norm suggests the shape; a convolution, a recurrent layer, an embedding does not. Fields
-    are float32 unless an embedding reads them.
+    A ``Linear`` or a norm suggests the shape; a convolution, a recurrent layer, an embedding or a lazy layer does
+    not. Fields are float32 unless an embedding reads them.
     """
     shapes: FieldShapes = {}
     for op in task.op_sequence:
@@ -83,6 +86,20 @@ def merge_fields(by_task: Mapping[str, FieldShapes]) -> FieldShapes:
     return merged
 
 
+def vocabulary_faults(task: Task, fields: Mapping[str, FieldShape]) -> Iterator[Fault]:
+    """Yield the operations whose embedding has fewer rows than the field that they read has indices."""
+    for i, op in enumerate(task.op_sequence):
+        layer = _first_layer(task.module_pool[op.module_name])
+        if not isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+            continue
+        for entry in op.inputs:
+            field = fields.get(str(entry[1])) if not isinstance(entry, str) and entry[0] == INPUT else None
+            if field and field.vocabulary is not None and field.vocabulary > layer.num_embeddings:
+                detail = f"operation '{op.name}': its {type(layer).__name__} has {layer.num_embeddings:,} rows, but"
+                detail += f" field '{entry[1]}' has a vocabulary of {field.vocabulary:,}"
+                yield Fault(pointer_to("op_sequence", i), detail)
+
+
 def _certainty(field: FieldShape) -> int:
     return 0 if field.shape is None else 1 + field.declared
 
@@ -94,15 +111,16 @@ def _disagreement(name: str, tasks: tuple[str, str], forms: tuple[object, object
 
 def _first_layer_input(module: nn.Module, position: int) -> FieldShape:
     match _first_layer(module):
-        case nn.Linear(in_features=size):
+        # Torch's lazy layers are plain ones of size 0.
+        case nn.Linear(in_features=size) if size:
             return FieldShape([size], "float32")
         case nn.Bilinear(in1_features=first, in2_features=second):
             return FieldShape([first if position == 0 else second], "float32")
-        case nn.BatchNorm1d(num_features=size):
+        case nn.BatchNorm1d(num_features=size) if size:
             return FieldShape([size], "float32")
         case nn.LayerNorm(normalized_shape=shape) | nn.RMSNorm(normalized_shape=shape):
             return FieldShape(list(shape), "float32")
-        case nn.Embedding() | nn.EmbeddingBag():
+        case nn.Embedding() | nn.EmbeddingBag() | LazyEmbedding():
             return FieldShape(None, "int64")
         case _:
             return FieldShape(None, "float32")

@@ -1,7 +1,8 @@
-"""Loss functions by name: ``(outputs, labels) → scalar``, averaged over the labels given.
+"""Loss functions by name: ``(outputs, labels, weights) → scalar``, averaged over the labels given.
 
 Examples without any label are left out before a loss is called; of an example with several labels, those that
-are -1 (or NaN) do not count.
+are -1 (or NaN) do not count. With example weights the average is ``sum(w · loss) / sum(w)``, so that an example of
+weight 2 counts as two, and it is 0 where all weights are.
 """
 
 from __future__ import annotations
@@ -14,10 +15,17 @@ from mtl_core.data import UNLABELLED, is_given
 
 
 class Loss:
-    """A loss ``(outputs [n, …], labels [n, …]) → scalar``; every example has a label."""
+    """A loss ``(outputs [n, …], labels [n, …], weights [n]) → scalar``; every example has a label."""
 
-    def __call__(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, outputs: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the loss averaged over the labels that are given.
+
+        Args:
+            outputs: ``[n, …]``.
+            labels: ``[n, …]``.
+            weights: One for each example, ``[n]``, float32 and at least 0; default: all 1.
 
         Raises:
             ValueError: If the shapes do not match.
@@ -43,13 +51,32 @@ class CrossEntropy(Loss):
         self.weight = None if weight is None else torch.tensor(weight, dtype=torch.float32)
         self.label_smoothing = label_smoothing
 
-    def __call__(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the mean over the labels given, in nats; with class weights, the weighted mean."""
-        weight = None if self.weight is None else self.weight.to(outputs.device)
+    def __call__(
+        self, outputs: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the mean over the labels given, in nats; with class weights, the weighted mean.
+
+        A label's weight is the product of its example's and, as in torch, its class's.
+        """
+        class_weight = None if self.weight is None else self.weight.to(outputs.device)
         targets = labels if labels.is_floating_point() else labels.long()
-        return F.cross_entropy(
-            outputs, targets, weight=weight, label_smoothing=self.label_smoothing, ignore_index=UNLABELLED
-        )
+
+        def cross_entropy(reduction: str) -> torch.Tensor:
+            return F.cross_entropy(
+                *(outputs, targets, class_weight),
+                label_smoothing=self.label_smoothing,
+                ignore_index=UNLABELLED,
+                reduction=reduction,
+            )
+
+        if weights is None:
+            return cross_entropy("mean")
+        losses = cross_entropy("none")
+        counts = torch.ones_like(losses)
+        if not targets.is_floating_point():
+            given = targets != UNLABELLED
+            counts = counts * given if class_weight is None else class_weight[targets.where(given, 0)] * given
+        return _weighted_mean(losses, counts, weights)
 
 
 class BinaryCrossEntropy(Loss):
@@ -64,30 +91,36 @@ class BinaryCrossEntropy(Loss):
             raise ValueError("pos_weight must be above 0")
         self.pos_weight = pos_weight
 
-    def __call__(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, outputs: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the mean over the labels given, in nats."""
         pos_weight = torch.tensor(self.pos_weight, device=outputs.device)
         targets, given = _aligned(outputs, labels)
         losses = F.binary_cross_entropy_with_logits(outputs, targets, pos_weight=pos_weight, reduction="none")
-        return _mean(losses, given)
+        return _mean(losses, given, weights)
 
 
 class MeanSquaredError(Loss):
     """Mean squared error of values ``[n]`` or ``[n, k]`` against labels ``[n]`` or ``[n, k]``."""
 
-    def __call__(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, outputs: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the mean over the labels given."""
         targets, given = _aligned(outputs, labels)
-        return _mean(F.mse_loss(outputs, targets, reduction="none"), given)
+        return _mean(F.mse_loss(outputs, targets, reduction="none"), given, weights)
 
 
 class MeanAbsoluteError(Loss):
     """Mean absolute error of values ``[n]`` or ``[n, k]`` against labels ``[n]`` or ``[n, k]``."""
 
-    def __call__(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, outputs: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the mean over the labels given."""
         targets, given = _aligned(outputs, labels)
-        return _mean(F.l1_loss(outputs, targets, reduction="none"), given)
+        return _mean(F.l1_loss(outputs, targets, reduction="none"), given, weights)
 
 
 class Huber(Loss):
@@ -102,10 +135,12 @@ class Huber(Loss):
             raise ValueError("delta must be above 0")
         self.delta = delta
 
-    def __call__(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, outputs: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the mean over the labels given."""
         targets, given = _aligned(outputs, labels)
-        return _mean(F.huber_loss(outputs, targets, delta=self.delta, reduction="none"), given)
+        return _mean(F.huber_loss(outputs, targets, delta=self.delta, reduction="none"), given, weights)
 
 
 def _aligned(outputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,8 +156,17 @@ def _aligned(outputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor,
     return torch.where(given, labels, 0).to(outputs.dtype), given
 
 
-def _mean(losses: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-    return torch.where(given, losses, 0).sum() / given.sum()
+def _mean(losses: torch.Tensor, given: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    losses = torch.where(given, losses, 0)
+    return losses.sum() / given.sum() if weights is None else _weighted_mean(losses, given, weights)
+
+
+def _weighted_mean(losses: torch.Tensor, counts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Average losses ``[n, …]``, weighted by the examples ``[n]``; ``counts [n, …]`` is what each weighs by itself."""
+    weights = weights.to(losses).reshape(-1, *[1] * (losses.ndim - 1))
+    total = (counts * weights).sum()
+    # Where nothing weighs anything the sum is 0, and so is its gradient.
+    return (losses * weights).sum() / torch.where(total > 0, total, 1)
 
 
 LOSSES: Catalogue[Loss] = Catalogue(

@@ -16,11 +16,17 @@ from mtl_core.scorer import Scorer
 INPUT: Final = "_input_"
 """The name that stands for the batch's own fields among an operation's inputs."""
 
+WEIGHTS: Final = "_weights_"
+"""The key under which a batch's fields hold one weight for each example, float32 ``[n]``; it is no field itself."""
+
 OpInput = str | tuple[str, str | int]
 """An earlier operation's name, or ``(operation, index or key)``, or ``("_input_", field)``."""
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""``(outputs [n, …], labels [n, …]) → scalar loss``, averaged over the ``n`` labelled examples."""
+"""``(outputs [n, …], labels [n, …]) → scalar loss``, averaged over the ``n`` labelled examples.
+
+Only a :class:`~mtl_core.losses.Loss` takes example weights too.
+"""
 
 
 class Operation:

@@ -1,152 +1,335 @@
-"""The rules for datasets: splits are immutable, of one shape, and kept while a run that is not over uses them."""
+"""The rules for datasets: versions never change, splits are of one shape, and stay while a run uses them."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import torch
+import orjson
+import pyarrow as pa
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.datasets import tensors
-from app.datasets.schemas import SplitIn
-from app.db.tables import Dataset, Run, Split
+from app.datasets.ingest import Ingested, Known, NewSplit
+from app.datasets.meaning import Meaning
+from app.datasets.parts import Part, PartSummary, load_summary, merge_parts, take_rows
+from app.datasets.splitting import Splitting
+from app.db.tables import Dataset, DatasetVersion, Run, Split
 from app.problems import Conflict, Invalid, missing
 from app.storage.artifacts import ArtifactStore
-from mtl_core.data import UNLABELLED, XDict, YDict, is_labelled
-from mtl_core.errors import Fault, pointer_to
+from mtl_core.errors import pointer_to
+from mtl_core.preprocessing import FieldPlan, FittedField, FittedLabel, LabelSpec, fit_field
 
-_MAX_CLASSES = 1000
-
-
-def add_split(session: Session, store: ArtifactStore, body: SplitIn) -> tuple[Dataset, bool]:
-    """Store a split, and its dataset if that is new.
-
-    Returns:
-        The dataset, and whether the split is new: the same content again finds the first.
-
-    Raises:
-        Invalid: If values are no numbers, lengths differ, or a field's shape is another than in the other splits.
-        Conflict: If the split exists with other content.
-    """
-    X_dict = {
-        name: tensors.tensor_from_json(values, pointer_to("X_dict", name))
-        for name, values in body.X_dict.items()
-    }
-    Y_dict = {
-        name: tensors.labels_from_json(values, pointer_to("Y_dict", name))
-        for name, values in body.Y_dict.items()
-    }
-    rows = _check_lengths(X_dict, Y_dict)
-    stored = tensors.store_split(store, X_dict, Y_dict)
-
-    dataset = session.get(Dataset, body.name)
-    if dataset is None:
-        dataset = Dataset(name=body.name, splits=[])
-        session.add(dataset)
-    fields = {
-        name: {"dtype": tensors.dtype_name(tensor), "shape": list(tensor.shape[1:])}
-        for name, tensor in X_dict.items()
-    }
-    for other in dataset.splits:
-        if other.name == body.split:
-            if other.sha256 != stored.sha256:
-                raise Conflict(f"split '{body.split}' of dataset '{body.name}' exists with other content")
-            return dataset, False
-        _check_shapes(fields, other)
-    labels = {name: _describe(tensor) for name, tensor in Y_dict.items()}
-    split = Split(
-        name=body.split, rows=rows, fields=fields, labels=labels, sha256=stored.sha256, bytes=stored.bytes
-    )
-    dataset.splits.append(split)
-    session.flush()
-    return dataset, True
+TRAIN = "train"
+"""The split that a field's shape is told from where there is one of that name."""
 
 
-def get(session: Session, name: str) -> Dataset:
-    """Return a dataset.
+def find(session: Session, name: str) -> Dataset | None:
+    """Return a dataset, or None."""
+    return session.get(Dataset, name)
+
+
+def get(session: Session, name: str, version: int | None = None) -> DatasetVersion:
+    """Return a dataset's version; default: the newest.
 
     Raises:
-        NotFound: If there is none of that name.
+        NotFound: If there is none.
     """
-    dataset = session.get(Dataset, name)
+    dataset = find(session, name)
     if dataset is None:
         raise missing("dataset", name)
-    return dataset
+    if version is None:
+        return dataset.versions[-1]
+    for row in dataset.versions:
+        if row.number == version:
+            return row
+    raise missing("dataset version", f"{name}@{version}")
 
 
-def get_split(dataset: Dataset, split: str) -> Split:
-    """Return a split of a dataset.
+def get_split(version: DatasetVersion, split: str) -> Split:
+    """Return a split of a dataset's version.
 
     Raises:
-        NotFound: If the dataset has none of that name.
+        NotFound: If it has none of that name.
     """
-    for row in dataset.splits:
+    for row in version.splits:
         if row.name == split:
             return row
-    raise missing("split", f"{dataset.name}/{split}")
+    raise missing("split", f"{version.dataset}/{split}")
 
 
-def remove(session: Session, dataset: Dataset, split: str | None = None) -> None:
-    """Remove a dataset, or one split of it; with the last split the dataset goes too.
+def known_of(version: DatasetVersion) -> Known:
+    """Return what the columns of a dataset mean, for rows that are added to it."""
+    first = version.splits[0]
+    fields = {field: FieldPlan(columns=known["columns"]) for field, known in first.fields.items()}
+    labels = {task: FittedLabel.model_validate(label["codec"]) for task, label in first.labels.items()}
+    specs = {task: LabelSpec.model_validate(label["spec"]) for task, label in first.labels.items()}
+    weights = first.weights["column"] if first.weights else None
+    splitting = Splitting.model_validate(version.splitting) if version.splitting else None
+    return Known(Meaning(fields=fields, labels=specs, weights=weights), labels, splitting)
+
+
+def next_version(
+    store: ArtifactStore, current: DatasetVersion | None, ingested: Ingested, *, append: bool
+) -> DatasetVersion | None:
+    """Put new rows to what a dataset has.
+
+    Args:
+        store: Where summaries are.
+        current: The newest version; None for a new dataset.
+        ingested: What a request came to.
+        append: Whether rows may be added to splits that exist.
+
+    Returns:
+        The next version, not yet in a session; None where all of it is there already.
 
     Raises:
-        NotFound: If there is no such split.
+        Conflict: If a split exists with other content, and nothing is to be added to it.
+        Invalid: If a field is made of other columns, or of arrays of another shape, than in the other splits.
+    """
+    before = {split.name: split for split in current.splits} if current else {}
+    for new in ingested.splits:
+        for split in before.values():
+            _check_alike(new, split)
+    if not append:
+        taken = [new for new in ingested.splits if new.name in before]
+        changed = [new.name for new in taken if before[new.name].sha256 != _checksum_of([new.part])]
+        if current and changed:
+            raise Conflict(
+                f"split '{changed[0]}' of dataset '{current.dataset}' exists with other content:"
+                " append to it, or take another name"
+            )
+        if taken and len(taken) == len(ingested.splits):
+            return None
+    rows = [_kept(split) for split in before.values()]
+    by_name = {split.name: split for split in rows}
+    for new in ingested.splits:
+        if new.name not in by_name:
+            by_name[new.name] = Split(name=new.name, position=len(by_name), parts=[])
+        elif not append:
+            continue
+        _add_part(store, by_name[new.name], new)
+    splits = list(by_name.values())
+    _tell_shapes(store, splits)
+    splitting = ingested.splitting.model_dump() if ingested.splitting else None
+    return DatasetVersion(
+        number=current.number + 1 if current else 1,
+        parent=current.number if current else None,
+        splitting=splitting or (current.splitting if current else None),
+        sha256=_checksum(*(f"{split.name} {split.sha256} {_json(_meaning_json(split))}" for split in splits)),
+        warnings=ingested.warnings,
+        splits=splits,
+    )
+
+
+def add_version(session: Session, name: str, version: DatasetVersion) -> DatasetVersion:
+    """Write a version, and its dataset if that is new.
+
+    Raises:
+        IntegrityError: If another request made that version just now.
+    """
+    dataset = find(session, name)
+    if dataset is None:
+        dataset = Dataset(name=name, versions=[])
+        session.add(dataset)
+    dataset.versions.append(version)
+    session.flush()
+    return version
+
+
+def remove(session: Session, name: str, split: str | None = None) -> None:
+    """Remove a dataset, or take a split off its next version; with the last split the dataset goes.
+
+    Raises:
+        NotFound: If there is no such dataset or split.
         Conflict: If a run that is not over uses it.
     """
-    going = dataset.splits if split is None else [get_split(dataset, split)]
-    names = {row.name for row in going}
+    current = get(session, name)
+    if split is not None:
+        get_split(current, split)
     active = session.scalars(select(Run).where(Run.finished_at.is_(None)))
     for run in active:
-        if any(s["dataset"] == dataset.name and s["split"] in names for s in run.job["splits"]):
-            raise Conflict(f"run '{run.id}', which is {run.status}, uses dataset '{dataset.name}'")
-    if len(names) == len(dataset.splits):
+        if any(s["dataset"] == name and split in (None, s["split"]) for s in run.job["splits"]):
+            raise Conflict(f"run '{run.id}', which is {run.status}, uses dataset '{name}'")
+    dataset = session.get_one(Dataset, name)
+    if split is None or len(current.splits) == 1:
         session.delete(dataset)
-    else:
-        dataset.splits.remove(going[0])
+        return
+    kept = [_kept(row) for row in current.splits if row.name != split]
+    for position, row in enumerate(kept):
+        row.position = position
+    dataset.versions.append(
+        DatasetVersion(
+            number=current.number + 1,
+            parent=current.number,
+            splitting=current.splitting,
+            sha256=_checksum(*(f"{row.name} {row.sha256} {_json(_meaning_json(row))}" for row in kept)),
+            warnings=current.warnings,
+            splits=kept,
+        )
+    )
+    session.flush()
 
 
-def _check_lengths(X_dict: XDict, Y_dict: YDict) -> int:
-    named = [(pointer_to("X_dict", name), len(values)) for name, values in X_dict.items()]
-    named += [(pointer_to("Y_dict", name), len(values)) for name, values in Y_dict.items()]
-    (first, rows), *others = named
-    faults = [
-        Fault(where, f"{length} values where {first} has {rows}")
-        for where, length in others
-        if length != rows
-    ]
-    if faults:
-        raise Invalid(f"{faults[0].pointer}: {faults[0].detail}", faults)
-    return rows
+def parts_of(split: Split) -> list[Part]:
+    """Return a split's rows."""
+    return [Part.model_validate(part) for part in split.parts]
 
 
-def _check_shapes(fields: dict[str, Any], other: Split) -> None:
-    for name, field in fields.items():
-        known = other.fields.get(name)
-        if known and known["shape"] != field["shape"]:
+def read_rows(
+    store: ArtifactStore, split: Split, offset: int, limit: int
+) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """Return consecutive rows of a split as JSON values: columns as they are stored, and labels as trained on."""
+    columns = [column["name"] for known in split.fields.values() for column in known["columns"]]
+    columns = list(dict.fromkeys(columns))
+    codecs = {task: FittedLabel.model_validate(label["codec"]) for task, label in split.labels.items()}
+    needed = list(dict.fromkeys([*columns, *(codec.column for codec in codecs.values())]))
+    table = take_rows(store, parts_of(split), needed, offset, limit).combine_chunks()
+    return (
+        {column: _json_values(table.column(column)) for column in columns},
+        {task: codec.encode(table.column(codec.column)).tolist() for task, codec in codecs.items()},
+    )
+
+
+def _json_values(column: pa.ChunkedArray) -> list[Any]:
+    if isinstance(column.type, pa.FixedShapeTensorType):
+        array = column.combine_chunks()
+        return array.to_numpy_ndarray().tolist() if len(array) else []
+    return column.to_pylist()
+
+
+def _kept(split: Split) -> Split:
+    """Return a copy of a split for the next version; the data is the same files."""
+    names = (
+        "name",
+        "position",
+        "rows",
+        "fields",
+        "labels",
+        "weights",
+        "columns",
+        "overlap",
+        "parts",
+        "sha256",
+    )
+    return Split(**{name: getattr(split, name) for name in (*names, "created_at")})
+
+
+def _check_alike(new: NewSplit, split: Split) -> None:
+    for field, plan in new.meaning.fields.items():
+        known = split.fields.get(field)
+        if known is None:
+            continue
+        if FieldPlan(columns=known["columns"]) != plan:
             raise Invalid.at(
-                pointer_to("X_dict", name),
-                f"one example has shape {field['shape']}, but {known['shape']} in split '{other.name}'",
+                pointer_to("fields", field),
+                f"field '{field}' is made otherwise in split '{split.name}': leave fields out to use the same",
+            )
+        shape = fit_field(plan, new.summary.fields[field]).shape
+        if plan.columns[0].type == "tensor" and shape != known["shape"]:
+            raise Invalid.at(
+                pointer_to("X_dict", field),
+                f"one example has shape {shape}, but {known['shape']} in split '{split.name}'",
             )
 
 
-def _describe(labels: torch.Tensor) -> dict[str, Any]:
-    """Return what a split's labels look like, with the counts and the range that classes have."""
-    labelled = is_labelled(labels)
-    description: dict[str, Any] = {
-        "dtype": tensors.dtype_name(labels),
-        "shape": list(labels.shape[1:]),
-        "labelled": int(labelled.sum()),
-        "counts": None,
-        "min": None,
-        "max": None,
+def _add_part(store: ArtifactStore, split: Split, new: NewSplit) -> None:
+    summary = new.summary
+    if split.parts:
+        _check_same_columns(split, new)
+        summary = merge_parts([load_summary(store, parts_of(split)), summary])
+    split.parts = [*split.parts, new.part.model_dump()]
+    split.rows = sum(part["rows"] for part in split.parts)
+    split.sha256 = _checksum_of(parts_of(split))
+    split.fields = {field: plan.model_dump(mode="json") for field, plan in new.meaning.fields.items()}
+    split.weights = {"column": new.meaning.weights} if new.meaning.weights else None
+    split.labels = {task: _label_json(task, new, summary) for task in new.labels}
+    split.columns = {
+        column: found.statistics() for columns in summary.fields.values() for column, found in columns.items()
     }
-    if labels.is_floating_point():
-        return description
-    classes, counts = np.unique(labels[labels != UNLABELLED].numpy(), return_counts=True)
-    if len(classes):
-        description |= {"min": int(classes[0]), "max": int(classes[-1])}
-    if len(classes) <= _MAX_CLASSES and labels.ndim == 1:
-        description["counts"] = {str(value): int(count) for value, count in zip(classes, counts, strict=True)}
-    return description
+    split.overlap = [{"tasks": [one, other], "rows": rows} for one, other, rows in summary.overlap]
+
+
+def _check_same_columns(split: Split, new: NewSplit) -> None:
+    for kind, known, added in (
+        ("fields", split.fields, new.meaning.fields),
+        ("labels", split.labels, new.meaning.labels),
+    ):
+        if set(known) != set(added):
+            raise Invalid.at(
+                "",
+                f"split '{split.name}' has the {kind} {sorted(known)}, and what is appended {sorted(added)}",
+            )
+
+
+def _label_json(task: str, new: NewSplit, summary: PartSummary) -> dict[str, Any]:
+    label, found = new.labels[task], summary.labels[task]
+    kind = new.schema.field(label.column).type
+    shape = list(kind.shape) if isinstance(kind, pa.FixedShapeTensorType) else []
+    counts = None
+    if found.counts is not None and not shape:
+        names = label.class_names
+        counts = {_key(names[code] if names else code): n for code, n in found.counts.items()}
+    return {
+        "spec": new.meaning.labels[task].model_dump(mode="json"),
+        "codec": label.model_dump(mode="json"),
+        "column": label.column,
+        "dtype": "float32" if label.type == "number" else "int64",
+        "shape": shape,
+        "class_names": label.class_names,
+        "labelled": found.labelled,
+        "counts": counts,
+        "lowest": found.lowest,
+        "highest": found.highest,
+    }
+
+
+def _key(name: object) -> str:
+    return str(name).lower() if isinstance(name, bool) else str(name)
+
+
+def _tell_shapes(store: ArtifactStore, splits: Sequence[Split]) -> None:
+    """Say what one example of each field looks like, fitted to the train split where there is one."""
+    train = next((split for split in splits if split.name == TRAIN), None)
+    fitted: dict[str, FittedField] = {}
+    if train is not None:
+        fitted = _fitted(train.fields, load_summary(store, parts_of(train)))
+    for split in splits:
+        own: Mapping[str, FittedField] = {}
+        if set(split.fields) - set(fitted):
+            own = _fitted(split.fields, load_summary(store, parts_of(split)))
+        split.fields = {
+            field: {
+                "columns": known["columns"],
+                "dtype": (found := fitted.get(field) or own[field]).dtype,
+                "shape": found.shape,
+                "vocabulary": found.vocabulary,
+            }
+            for field, known in split.fields.items()
+        }
+
+
+def _fitted(fields: Mapping[str, Any], summary: PartSummary) -> dict[str, FittedField]:
+    return {
+        field: fit_field(FieldPlan(columns=known["columns"]), summary.fields[field])
+        for field, known in fields.items()
+    }
+
+
+def _meaning_json(split: Split) -> Any:
+    labels = {task: label["codec"] for task, label in split.labels.items()}
+    fields = {field: known["columns"] for field, known in split.fields.items()}
+    return [fields, labels, split.weights]
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _checksum_of(parts: Sequence[Part]) -> str:
+    return _checksum(*(f"{part.table} {part.assignment} {part.number} {part.rows}" for part in parts))
+
+
+def _checksum(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()

@@ -1,19 +1,18 @@
-"""Numbers in JSON → tensors → stored bytes, and back."""
+"""Numbers in JSON → tensors → columns of a table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, cast
 
+import pyarrow as pa
 import torch
 
 from app.problems import Invalid
-from app.storage.artifacts import ArtifactStore, StoredTensors
-from mtl_core.data import UNLABELLED, XDict, YDict
+from mtl_core.data import UNLABELLED
 from mtl_core.errors import pointer_to
 from mtl_core.specs import DType
 
-_X, _Y = "X/", "Y/"
 MAX_DIMENSIONS = 8
 TORCH_DTYPES: dict[DType, torch.dtype] = {"float32": torch.float32, "int64": torch.int64}
 
@@ -68,20 +67,14 @@ def as_dtype(tensor: torch.Tensor, dtype: DType, pointer: str) -> torch.Tensor:
     return tensor.to(TORCH_DTYPES[dtype])
 
 
-def store_split(store: ArtifactStore, X_dict: XDict, Y_dict: YDict) -> StoredTensors:
-    """Store a split's fields and labels as one artifact."""
-    tensors = {_X + name: tensor for name, tensor in X_dict.items()}
-    return store.put_tensors(tensors | {_Y + name: tensor for name, tensor in Y_dict.items()})
-
-
-def load_split(store: ArtifactStore, sha256: str, rows: slice | None = None) -> tuple[XDict, YDict]:
-    """Load a split's fields and labels, all rows or some of them."""
-    tensors = store.load_tensors(sha256, rows)
-    return _named(tensors, _X), _named(tensors, _Y)
-
-
-def _named(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def column_of(tensor: torch.Tensor) -> pa.Array:
+    """Return a tensor ``[n, …]`` as a column of ``n`` values, arrays of one shape where it has more dimensions."""
+    values = pa.array(tensor.reshape(-1).numpy())
+    if tensor.ndim == 1:
+        return values
+    shape = tensor.shape[1:]
+    arrays = pa.FixedSizeListArray.from_arrays(values, shape.numel())
+    return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(values.type, list(shape)), arrays)
 
 
 def _without_null(value: Any, pointer: str, depth: int = 1) -> Any:

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Integer,
     String,
     TypeDecorator,
+    UniqueConstraint,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -71,32 +72,86 @@ class Task(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
+class Upload(Base):
+    """A file that a client sent or named, and the table that was read from it; immutable."""
+
+    __tablename__ = "uploads"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    filename: Mapped[str | None] = mapped_column(String(255))
+    sha256: Mapped[str] = mapped_column(Sha256, index=True)  # of the file as it came
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    options: Mapped[Json]  # how the client said to read it
+    options_key: Mapped[str] = mapped_column(
+        Sha256
+    )  # of the options: with the file's checksum, what is one upload
+    read_as: Mapped[Json]  # how it was read: format, and the dialect of a CSV file
+    table: Mapped[str] = mapped_column(Sha256)  # artifact of its rows
+    rows: Mapped[int] = mapped_column(BigInteger)
+    columns: Mapped[JsonList]  # name, dtype, shape, nulls, distinct values …
+    preview: Mapped[JsonList]  # the first rows
+    warnings: Mapped[JsonList]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+    __table_args__ = (UniqueConstraint("sha256", "options_key"),)
+
+
 class Dataset(Base):
-    """A named set of splits."""
+    """A name for data; what it stands for are its versions."""
 
     __tablename__ = "datasets"
 
     name: Mapped[str] = mapped_column(Name, primary_key=True)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    versions: Mapped[list[DatasetVersion]] = relationship(
+        order_by="DatasetVersion.number", cascade="all, delete-orphan", passive_deletes=True
+    )
+
+
+class DatasetVersion(Base):
+    """A dataset as it was from one change to the next; immutable."""
+
+    __tablename__ = "dataset_versions"
+
+    dataset: Mapped[str] = mapped_column(ForeignKey("datasets.name", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    parent: Mapped[int | None]
+    splitting: Mapped[Json | None]  # the rule that dealt rows to splits, for rows appended later
+    sha256: Mapped[str] = mapped_column(Sha256)  # of its splits' checksums and of what it says of them
+    warnings: Mapped[JsonList]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     splits: Mapped[list[Split]] = relationship(
-        back_populates="dataset_row", order_by="Split.created_at", cascade="all, delete-orphan"
+        order_by="Split.position", cascade="all, delete-orphan", passive_deletes=True
     )
 
 
 class Split(Base):
-    """One split of a dataset; its tensors are the artifact of that checksum; immutable."""
+    """One split of a dataset's version: which rows of which tables, and what their columns mean; immutable."""
 
     __tablename__ = "splits"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["dataset", "version"],
+            ["dataset_versions.dataset", "dataset_versions.number"],
+            ondelete="CASCADE",
+        ),
+    )
 
-    dataset: Mapped[str] = mapped_column(ForeignKey("datasets.name"), primary_key=True)
+    dataset: Mapped[str] = mapped_column(Name, primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(Name, primary_key=True)
-    rows: Mapped[int]
-    fields: Mapped[Json]  # field → dtype, shape of one example
-    labels: Mapped[Json]  # task → dtype, shape, how many are labelled, counts by class
-    sha256: Mapped[str] = mapped_column(Sha256, index=True)
-    bytes: Mapped[int] = mapped_column(BigInteger)
+    position: Mapped[int]
+    rows: Mapped[int] = mapped_column(BigInteger)
+    fields: Mapped[Json]  # field → its columns
+    labels: Mapped[
+        Json
+    ]  # task → its column, dtype, shape, class names, how many are labelled, counts by class
+    weights: Mapped[Json | None]  # column of the examples' weights
+    columns: Mapped[Json]  # column → summary statistics
+    overlap: Mapped[JsonList]  # pairs of tasks, and how many rows carry both their labels
+    parts: Mapped[JsonList]  # table, the rows of it that belong to the split, their statistics
+    sha256: Mapped[str] = mapped_column(Sha256)  # of the parts
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
-    dataset_row: Mapped[Dataset] = relationship(back_populates="splits")
 
 
 class Model(Base):
@@ -172,6 +227,9 @@ class Version(Base):
     run: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), unique=True)
     tasks: Mapped[JsonList]  # task specs
     fields: Mapped[Json]  # field → dtype, shape of one example
+    preprocessing: Mapped[str | None] = mapped_column(
+        Sha256
+    )  # artifact: how raw columns become fields, and class names
     parameters: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(Sha256, index=True)
     bytes: Mapped[int] = mapped_column(BigInteger)

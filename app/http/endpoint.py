@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.db.session import Database
 from app.db.tables import IdempotentAnswer
+from app.http.receiving import receive_file
 from app.http.resources import resources_of
 from app.problems import Invalid, TooLarge, UnsupportedMediaType
 
@@ -57,8 +58,34 @@ class Endpoint(APIRoute):
             if request.method in ("GET", "HEAD"):
                 return _tagged(request, await _within(read, answer, writes=False))
             if request.method == "POST" and "idempotency-key" in request.headers:
-                return await _idempotent(read, answer)
+                return await _idempotent(read, answer, hashlib.sha256(await read.body()).hexdigest())
             return await _retried(read, answer)
+
+        return handle
+
+
+class FileEndpoint(APIRoute):
+    """A route whose body is a file: it lies on disk, as ``request.state.received``, when the transaction begins."""
+
+    def get_route_handler(self) -> Handler:
+        """Wrap FastAPI's own handler."""
+        answer = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            media_type = _media_type(request)
+            if media_type.startswith("multipart/"):
+                raise UnsupportedMediaType(
+                    f"send the file's bytes themselves as the body, not as {media_type}"
+                )
+            resources = resources_of(request)
+            with resources.store.scratch() as folder:
+                received = await receive_file(request, folder / "body", resources.settings.max_upload_bytes)
+                request.state.received = received
+                read = _ReadRequest(request, b"")
+                if "idempotency-key" in request.headers:
+                    asked = f"{received.sha256}?{request.url.query}"
+                    return await _idempotent(read, answer, hashlib.sha256(asked.encode()).hexdigest())
+                return await _retried(read, answer)
 
         return handle
 
@@ -76,12 +103,16 @@ def tag_matches(tag: str, header: str) -> bool:
 
 def _check_media_type(request: Request) -> None:
     has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = _media_type(request)
     is_json = media_type == "application/json" or media_type.endswith("+json")
     if has_body and not is_json:
         raise UnsupportedMediaType(
             f"send the body as JSON with 'Content-Type: application/json', not {media_type or 'without a type'!r}"
         )
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def _read_body(request: Request) -> bytes:
@@ -141,13 +172,12 @@ async def _retried(
     raise AssertionError("unreachable")
 
 
-async def _idempotent(request: Request, answer: Handler) -> Response:
+async def _idempotent(request: Request, answer: Handler, request_hash: str) -> Response:
     key = request.headers["idempotency-key"]
     if not 0 < len(key) <= _MAX_KEY:
         detail = f"an idempotency key has 1 to {_MAX_KEY} characters"
         raise Invalid(detail, [{"parameter": "Idempotency-Key", "detail": detail}])
     key_hash = hashlib.sha256(f"{request.url.path}\0{key}".encode()).hexdigest()
-    request_hash = hashlib.sha256(await request.body()).hexdigest()
 
     async def replay_or_answer(request: Request) -> Response:
         # Looked up on every try: where two requests with one key race, the loser finds the winner's answer.

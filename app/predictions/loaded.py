@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.db.tables import Version
 from app.models import service as models
+from app.runs.preprocessing import Preprocessing, load_preprocessing
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from mtl_core import MultitaskClassifier, load_module_weights
@@ -27,6 +28,7 @@ class LoadedVersion:
         number: The version's number.
         classifier: The network, in evaluation mode.
         fields: Shape and dtype of one example of each field.
+        preprocessing: How raw columns become fields, and what classes are called.
         activations: Numbers that one example takes on its way through all tasks together.
         bytes: Size of the weights.
     """
@@ -35,6 +37,7 @@ class LoadedVersion:
     number: int
     classifier: MultitaskClassifier
     fields: dict[str, FieldShape]
+    preprocessing: Preprocessing
     activations: int
     bytes: int
 
@@ -65,7 +68,7 @@ class LoadedVersions:
         """
         version = models.find_version(session, models.get(session, model), wanted)
         # With the checksum, a model that was removed and made again is not taken for the old one.
-        key = (version.model, version.number, version.sha256)
+        key = (version.model, version.number, f"{version.sha256} {version.preprocessing}")
         with self._lock:
             loaded = self._cache.get(key)
             if loaded is None:
@@ -77,7 +80,10 @@ class LoadedVersions:
 
     def _load(self, version: Version) -> LoadedVersion:
         specs = [TaskSpec.model_validate(spec) for spec in version.tasks]
-        fields = {name: FieldShape(field["shape"], field["dtype"]) for name, field in version.fields.items()}
+        fields = {
+            name: FieldShape(field["shape"], field["dtype"], vocabulary=field.get("vocabulary"))
+            for name, field in version.fields.items()
+        }
         classifier = MultitaskClassifier(build_tasks(specs), name=version.model)
         load_module_weights(classifier, self._store.load_tensors(version.sha256))
         classifier.eval()
@@ -87,6 +93,7 @@ class LoadedVersions:
             number=version.number,
             classifier=classifier,
             fields=fields,
+            preprocessing=load_preprocessing(self._store, version.preprocessing),
             activations=sum(report.activations or 0 for report in reports),
             bytes=version.bytes,
         )

@@ -35,7 +35,7 @@ def predict_task(
 ) -> Response:
     """Route inputs along the task's path."""
     loaded = _load(resources, versions, model, body)
-    predicted = service.predict(loaded, [task], body.inputs, body.returns, resources.settings.forward_numbers)
+    predicted = service.predict(loaded, [task], body, resources.settings.forward_numbers)
     return _json({"model": model, "version": loaded.number, "task": task, **predicted[task]})
 
 
@@ -51,7 +51,7 @@ def predict_tasks(
     """Route inputs along the paths of several tasks in one forward pass; what they share is computed once."""
     loaded = _load(resources, versions, model, body)
     tasks = loaded.classifier.task_names if body.tasks is None else list(dict.fromkeys(body.tasks))
-    predicted = service.predict(loaded, tasks, body.inputs, body.returns, resources.settings.forward_numbers)
+    predicted = service.predict(loaded, tasks, body, resources.settings.forward_numbers)
     return _json({"model": model, "version": loaded.number, "predictions": predicted})
 
 

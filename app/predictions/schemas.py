@@ -4,28 +4,46 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from app.wire import In, Out, shown_as
 from mtl_core.specs import NAME_PATTERN, Name
 
-ReturnKind = Literal["preds", "probs", "logits"]
+ReturnKind = Literal["preds", "probs", "logits", "classes"]
 
 
 _PREDICTION: dict[str, Any] = {"preds": [1, 0], "probs": [[0.08, 0.92], [0.97, 0.03]]}
 
 
-class PredictIn(In, json_schema_extra=shown_as({"inputs": {"circle_data": [[0.1, 0.2], [0.9, 0.9]]}})):
-    """Inputs to predict for one task."""
+_Values = Annotated[list[Any], Field(min_length=1)]
+_CIRCLES: dict[str, Any] = {"inputs": {"circle_data": [[0.1, 0.2], [0.9, 0.9]]}}
 
-    inputs: Annotated[dict[Name, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
-    """Values of each field, one per row."""
+
+class PredictIn(In, json_schema_extra=shown_as(_CIRCLES)):
+    """Inputs to predict for one task: tensors as `inputs`, or raw rows as `records` or `columns`."""
+
+    inputs: Annotated[dict[Name, _Values], Field(min_length=1)] | None = None
+    """Values of each field as the network reads it, one per row."""
+    records: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    """Rows as they would stand in the data: `{"age": 38, "education": "Bachelors"}`; null where a value is missing.
+    They are encoded as the version's training data was."""
+    columns: Annotated[dict[str, _Values], Field(min_length=1)] | None = None
+    """The same by column: `{"age": [38, 27], "education": ["Bachelors", null]}`."""
     version: (
         Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] | Annotated[str, Field(pattern=NAME_PATTERN)]
     ) = "default"
     """A version's number, `latest`, `default` or an alias."""
-    returns: list[ReturnKind] = Field(["preds", "probs"], alias="return", min_length=1, max_length=3)
-    """What to answer: predicted classes or values, probabilities, raw outputs."""
+    returns: list[ReturnKind] = Field(
+        ["preds", "classes", "probs"], alias="return", min_length=1, max_length=4
+    )
+    """What to answer: predicted classes or values, the classes by name where they have names, probabilities, raw
+    outputs."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> PredictIn:
+        if sum(form is not None for form in (self.inputs, self.records, self.columns)) != 1:
+            raise ValueError("send either inputs, records or columns")
+        return self
 
 
 class PredictManyIn(
@@ -45,6 +63,10 @@ class TaskPrediction(Out):
 
     preds: list[Any] | None = None
     """The likeliest class of each row, or what the task's output function decides."""
+    classes: list[Any] | None = None
+    """The name of each row's likeliest class, for tasks whose classes have names."""
+    class_names: list[str | int | bool] | None = None
+    """Names of the classes, in the order of `probs`; where that is one number a row, it is the second class's."""
     probs: list[Any] | None = None
     """Probabilities of the classes, for tasks that have classes."""
     outputs: list[Any] | None = None

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.db.tables import Dataset, Split
-from app.problems import Invalid
-from mtl_core.building import Limits, TaskReport, check_task, shared_fields
+from app.datasets import service as datasets_service
+from app.datasets.parts import Part, PartSummary, load_summary
+from app.db.tables import Split
+from app.problems import Invalid, NotFound
+from app.runs.preprocessing import Preprocessing, store_preprocessing
+from app.storage.artifacts import ArtifactStore
+from mtl_core.building import Limits, TaskReport, check_task, resolve_task, shared_fields
 from mtl_core.errors import Fault, SpecError, pointer_to
 from mtl_core.fields import FieldShape, FieldShapes
 from mtl_core.losses import LOSSES
+from mtl_core.preprocessing import (
+    FieldPlan,
+    FittedField,
+    FittedLabel,
+    LabelSpec,
+    fit_field,
+    fit_label,
+    merge_summaries,
+)
 from mtl_core.specs import DType, FieldSpec, TaskSpec
 from mtl_core.training.config import TrainerConfig
 
@@ -27,14 +39,31 @@ class RunTrainerConfig(TrainerConfig):
     """Examples in a batch."""
 
 
+class LabelRef(BaseModel):
+    """A split's labels for one task: how they become numbers, and what those look like."""
+
+    codec: FittedLabel
+    dtype: DType
+    shape: list[int]
+
+
 class SplitRef(BaseModel):
-    """A split, pinned by the checksum of its tensors."""
+    """A split, pinned by the checksums of its data."""
 
     dataset: str
+    version: int
     split: str
     sha256: str
+    rows: int
     tasks: list[str]
     """Tasks of the model that it labels."""
+    labels: dict[str, LabelRef]
+    """Its labels for them."""
+    fields: list[str]
+    """Fields that these tasks read."""
+    weights: str | None
+    """Column of the examples' weights."""
+    parts: list[Part]
 
 
 class FieldRef(BaseModel):
@@ -43,33 +72,50 @@ class FieldRef(BaseModel):
     shape: list[int] | None
     """null where no dataset of the run has the field, and no layer tells."""
     dtype: DType
+    vocabulary: int | None = None
+    """How many indices there are; null where the field holds no indices."""
 
 
 class Job(BaseModel):
     """All that a worker needs to know of a run: what is registered later changes nothing of it."""
 
     tasks: list[TaskSpec]
+    """With every size that comes with the data filled in."""
     splits: list[SplitRef]
     fields: dict[str, FieldRef]
+    preprocessing: str
+    """Artifact of the run's preprocessing."""
     init_from: int | None = None
     """Version to start from."""
+
+    @property
+    def artifacts(self) -> list[str]:
+        """The artifacts that must stay as long as the run is not over."""
+        return [
+            self.preprocessing,
+            *(name for ref in self.splits for part in ref.parts for name in part.artifacts),
+        ]
 
 
 def plan_job(
     session: Session,
+    store: ArtifactStore,
     specs: Sequence[TaskSpec],
     datasets: Sequence[str],
     limits: Limits,
-    fields: Mapping[str, FieldRef] | None = None,
+    given: Preprocessing,
+    train_split: str | None = None,
 ) -> Job:
-    """Check that datasets suit tasks, and pin both.
+    """Check that datasets suit tasks, fit how raw columns become fields, and pin all of it.
 
     Args:
         session: The transaction.
+        store: Where summaries are, and the preprocessing goes.
         specs: The tasks.
-        datasets: Names of datasets.
+        datasets: Names of datasets, each the newest version or ``name@version``.
         limits: What a spec may ask for.
-        fields: Shapes that fields must have; default: whatever they have in the datasets, if it suits the tasks.
+        given: What was fitted before; it goes on as it is for every field that it has.
+        train_split: The split to fit all other fields on; None: there is nothing to fit on.
 
     Raises:
         Invalid: At the dataset that is unknown, labels none of the tasks, lacks a field that they read, or whose
@@ -77,90 +123,261 @@ def plan_job(
     """
     by_name = {spec.name: spec for spec in specs}
     reports = {spec.name: check_task(spec, limits) for spec in specs}
-    checks = _Checks(by_name, reports, shared_fields(reports), limits, dict(fields or {}))
-    known = {row.name: row for row in session.scalars(select(Dataset).where(Dataset.name.in_(datasets)))}
-    splits: list[SplitRef] = []
+    checks = _Checks(store, by_name, reports, shared_fields(reports), limits, given, train_split)
     faults: list[Fault] = []
-    for i, name in enumerate(datasets):
-        details = [f"there is no dataset '{name}'"]
-        if name in datasets[:i]:
-            details = [f"dataset '{name}' is named twice"]
-        elif dataset := known.get(name):
-            used = [split for split in dataset.splits if checks.labelled(split)]
-            details = [detail for split in used for detail in checks.faults_of(split)]
-            if not used:
-                details = [f"dataset '{name}' labels none of the tasks {sorted(by_name)}"]
-            splits += [
-                SplitRef(dataset=name, split=split.name, sha256=split.sha256, tasks=checks.labelled(split))
-                for split in used
+    used: list[tuple[int, list[Split]]] = []
+    for i, wanted in enumerate(datasets):
+        name, _, number = wanted.partition("@")
+        if name in [other.partition("@")[0] for other in datasets[:i]]:
+            faults.append(Fault(pointer_to("datasets", i), f"dataset '{name}' is named twice"))
+            continue
+        try:
+            version = datasets_service.get(session, name, int(number) if number else None)
+        except NotFound as error:
+            faults.append(Fault(pointer_to("datasets", i), error.detail))
+            continue
+        labelled = [split for split in version.splits if checks.labelled(split)]
+        if not labelled:
+            detail = f"dataset '{name}' labels none of the tasks {sorted(by_name)}"
+            faults.append(Fault(pointer_to("datasets", i), detail))
+        used.append((i, labelled))
+    checks.fit([split for _, splits in used for split in splits])
+    for check in (checks.data_faults, checks.task_faults):
+        if not faults:
+            faults = [
+                Fault(pointer_to("datasets", i), detail)
+                for i, splits in used
+                for detail in dict.fromkeys(detail for split in splits for detail in check(split))
             ]
-        faults += [Fault(pointer_to("datasets", i), detail) for detail in dict.fromkeys(details)]
     if faults:
         raise Invalid(faults[0].detail, faults)
-    # Fields of tasks that none of the datasets labels: predictions need to know them all the same.
-    others = {name: FieldRef(shape=shape.shape, dtype=shape.dtype) for name, shape in checks.needed.items()}
-    return Job(tasks=list(specs), splits=splits, fields=others | checks.fields)
+    return Job(
+        tasks=[checks.resolved(spec.name) for spec in specs],
+        splits=[checks.pinned(split) for _, splits in used for split in splits],
+        fields=checks.field_refs(),
+        preprocessing=store_preprocessing(store, checks.preprocessing()),
+    )
 
 
 @dataclass
 class _Checks:
-    """Holds splits against the tasks that they label, and gathers the shapes of the fields on the way."""
+    """Holds splits against the tasks that they label, and fits the fields on the way."""
 
+    store: ArtifactStore
     specs: dict[str, TaskSpec]
     reports: dict[str, TaskReport]
     needed: FieldShapes
     limits: Limits
-    fields: dict[str, FieldRef] = field(default_factory=dict[str, FieldRef])
+    given: Preprocessing
+    train_split: str | None
+    fitted: dict[str, FittedField] = field(default_factory=dict[str, FittedField])
+    class_names: dict[str, list[bool | int | str]] = field(default_factory=dict[str, Any])
+    _resolved: dict[str, TaskSpec] = field(default_factory=dict[str, TaskSpec])
     _checked: dict[tuple[str, str], list[str]] = field(default_factory=dict[tuple[str, str], list[str]])
+    _misfits: list[str] = field(default_factory=list[str])
+    _summaries: dict[tuple[str, str], PartSummary] = field(default_factory=dict[tuple[str, str], PartSummary])
 
     def labelled(self, split: Split) -> list[str]:
         return [task for task in split.labels if task in self.specs]
 
-    def faults_of(self, split: Split) -> list[str]:
-        where, tasks = f"split '{split.name}' of dataset '{split.dataset}'", self.labelled(split)
-        faults = [f"{where} {fault}" for task in tasks for fault in self._field_faults(task, split)]
-        return faults or [
-            f"{where}: {fault}" for task in tasks for fault in self._label_faults(task, split.labels[task])
-        ]
+    def fit(self, splits: Sequence[Split]) -> None:
+        """Fit every field that is not given: on the train splits, and on no other row."""
+        for name in self.needed:
+            holders = [split for split in splits if name in split.fields and self._reads(split, name)]
+            given = self.given.fields.get(name)
+            if given is not None and (self.train_split is None or _suits(given, name, holders)):
+                self.fitted[name] = given
+            elif holders:
+                self._fit(name, holders)
+        for task in self.specs:
+            lists = [
+                n for s in splits if task in s.labels and (n := s.labels[task]["class_names"]) is not None
+            ]
+            before = self.given.class_names.get(task)
+            if lists or before:
+                self.class_names[task] = _common(lists, before, is_fixed=self.train_split is None)
 
-    def _field_faults(self, task: str, split: Split) -> Iterator[str]:
-        for name in self.reports[task].fields:
-            stored, dtype = split.fields.get(name), self.needed[name].dtype
-            if stored is None:
-                yield f"labels task '{task}' but lacks the field '{name}' that it reads"
-                continue
-            known = self.fields.get(name)
-            if known is None or known.shape is None:
-                known = self.fields[name] = FieldRef(shape=stored["shape"], dtype=dtype)
-            if known.shape != stored["shape"]:
-                yield f"has field '{name}' of shape {stored['shape']}, which is {known.shape} elsewhere"
-            if dtype == "int64" and stored["dtype"] != "int64":
-                yield f"has fractions in field '{name}', which an embedding reads: it takes integers"
+    def _fit(self, name: str, holders: Sequence[Split]) -> None:
+        plan = _plan(holders[0], name)
+        train = [split for split in holders if split.name == self.train_split and _plan(split, name) == plan]
+        if not train and not _needs_no_fit(plan):
+            self._misfits.append(
+                f"no split '{self.train_split}' has field '{name}': there is nothing to fit its encoding on"
+            )
+            return
+        found = [self._summary(split).fields[name] for split in train or holders]
+        summaries = {c.name: merge_summaries([columns[c.name] for columns in found]) for c in plan.columns}
+        self.fitted[name] = fit_field(plan, summaries)
+
+    def _summary(self, split: Split) -> PartSummary:
+        key = (split.dataset, split.name)
+        if key not in self._summaries:
+            self._summaries[key] = load_summary(self.store, datasets_service.parts_of(split))
+        return self._summaries[key]
+
+    def data_faults(self, split: Split) -> Iterator[str]:
+        """Yield what keeps a split's columns from being what the tasks read."""
+        where = _where(split)
+        yield from self._misfits
+        for task in self.labelled(split):
+            for name in self.reports[task].fields:
+                yield from (f"{where} {fault}" for fault in self._field_faults(task, name, split))
+            names, known = split.labels[task]["class_names"], self.class_names.get(task)
+            if (names is None) != (known is None):
+                forms = (_shown(names), _shown(known))
+                yield f"{where} has the classes {forms[0]} for task '{task}', which are {forms[1]} elsewhere"
+            elif (
+                names is not None and known is not None and (unknown := [n for n in names if n not in known])
+            ):
+                yield f"{where} has the class {unknown[0]!r} for task '{task}', whose classes are {_shown(known)}"
+
+    def task_faults(self, split: Split) -> Iterator[str]:
+        """Yield what keeps a split's fields and labels from going through the tasks."""
+        where = _where(split)
+        for task in self.labelled(split):
+            yield from (f"{where}: {fault}" for fault in self._label_faults(task, split.labels[task]))
+
+    def resolved(self, task: str) -> TaskSpec:
+        """Return a task with the sizes filled in that come with the data.
+
+        Raises:
+            Invalid: If no dataset of the run has the fields that tell them.
+        """
+        if task not in self._resolved:
+            try:
+                self._resolved[task] = resolve_task(self.specs[task], self._shapes(task), self.limits)
+            except SpecError as error:
+                detail = f"task '{task}': {error.faults[0].detail}"
+                raise Invalid.at("/datasets", detail) from None
+        return self._resolved[task]
+
+    def pinned(self, split: Split) -> SplitRef:
+        tasks = self.labelled(split)
+        return SplitRef(
+            dataset=split.dataset,
+            version=split.version,
+            split=split.name,
+            sha256=split.sha256,
+            rows=split.rows,
+            tasks=tasks,
+            labels={task: self._label(task, split.labels[task]) for task in tasks},
+            fields=list(dict.fromkeys(name for task in tasks for name in self.reports[task].fields)),
+            weights=split.weights["column"] if split.weights else None,
+            parts=datasets_service.parts_of(split),
+        )
+
+    def _label(self, task: str, known: dict[str, Any]) -> LabelRef:
+        # Classes are numbered as in the whole run, whichever of them this split's dataset has.
+        codec = fit_label(LabelSpec.model_validate(known["spec"]), self.class_names.get(task))
+        return LabelRef(codec=codec, dtype=known["dtype"], shape=known["shape"])
+
+    def field_refs(self) -> dict[str, FieldRef]:
+        """Return all fields; predictions need to know those, too, whose tasks none of the datasets labels."""
+        return {
+            name: FieldRef(shape=shape.shape, dtype=shape.dtype, vocabulary=shape.vocabulary)
+            for name, shape in (self.needed | self._fitted_shapes()).items()
+        }
+
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(fields=self.fitted, class_names=self.class_names)
+
+    def _reads(self, split: Split, name: str) -> bool:
+        return any(name in self.reports[task].fields for task in self.labelled(split))
+
+    def _fitted_shapes(self) -> FieldShapes:
+        return {
+            name: FieldShape(field.shape, self.needed[name].dtype, vocabulary=field.vocabulary)
+            for name, field in self.fitted.items()
+        }
+
+    def _shapes(self, task: str) -> FieldShapes:
+        return {
+            name: shape for name, shape in self._fitted_shapes().items() if name in self.reports[task].fields
+        }
+
+    def _field_faults(self, task: str, name: str, split: Split) -> Iterator[str]:
+        known, dtype = split.fields.get(name), self.needed[name].dtype
+        if known is None:
+            yield f"labels task '{task}' but lacks the field '{name}' that it reads"
+            return
+        fitted = self.fitted.get(name)
+        if fitted is None:
+            return
+        if _plan(split, name) != fitted.plan:
+            yield f"has field '{name}' made of other columns or options than elsewhere"
+        elif known["shape"] != fitted.shape and _plan(split, name).columns[0].type == "tensor":
+            yield f"has field '{name}' of shape {known['shape']}, which is {fitted.shape} elsewhere"
+        if dtype == "int64" and known["dtype"] != "int64":
+            yield f"has fractions in field '{name}', which an embedding reads: it takes integers"
+        if dtype == "float32" and fitted.vocabulary is not None:
+            yield f"has indices in field '{name}', which an embedding must read before anything else"
 
     def _label_faults(self, task: str, labels: dict[str, Any]) -> list[str]:
-        spec = self.specs[task]
         form = FieldSpec(shape=labels["shape"], dtype=labels["dtype"])
         key = (task, form.model_dump_json())
         if key not in self._checked:
-            fields = {
-                name: FieldShape(ref.shape, ref.dtype)
-                for name, ref in self.fields.items()
-                if name in self.reports[task].fields
-            }
             try:
-                self.reports[task] = check_task(spec, self.limits, fields, form)
+                resolved = self._resolved[task] = resolve_task(
+                    self.specs[task], self._shapes(task), self.limits
+                )
+                self.reports[task] = check_task(resolved, self.limits, self._shapes(task), form)
                 self._checked[key] = []
             except SpecError as error:
                 self._checked[key] = [f"task '{task}': {fault.detail}" for fault in error.faults]
-        return self._checked[key] or list(self._range_faults(task, labels))
+        return self._checked[key] or list(self._class_faults(task, labels))
 
-    def _range_faults(self, task: str, labels: dict[str, Any]) -> Iterator[str]:
-        lowest, highest = labels["min"], labels["max"]
+    def _class_faults(self, task: str, labels: dict[str, Any]) -> Iterator[str]:
+        lowest, highest, names = labels["lowest"], labels["highest"], self.class_names.get(task)
         output_shape = self.reports[task].output_shape
         loss = LOSSES.arguments(self.specs[task].loss)[0]
-        if lowest is None or not output_shape:
+        if output_shape is None:
             return
-        classes = {"cross_entropy": output_shape[0], "binary_cross_entropy": 2}.get(loss)
-        if classes and (lowest < 0 or highest >= classes):
+        classes = {"cross_entropy": (output_shape or [0])[0], "binary_cross_entropy": 2}.get(loss)
+        if not classes:
+            return
+        if names and len(names) != classes:
+            yield f"task '{task}' answers {classes} classes, but its labels have {len(names)}: {_shown(names)}"
+        elif not names and lowest is not None and output_shape and (lowest < 0 or highest >= classes):
             wrong = lowest if lowest < 0 else highest
             yield f"task '{task}' has classes 0 to {classes - 1}, but a label is {wrong}"
+
+
+def _where(split: Split) -> str:
+    return f"split '{split.name}' of dataset '{split.dataset}'"
+
+
+def _plan(split: Split, name: str) -> FieldPlan:
+    return FieldPlan(columns=split.fields[name]["columns"])
+
+
+def _needs_no_fit(plan: FieldPlan) -> bool:
+    return all(column.type == "tensor" and column.scale == "none" for column in plan.columns)
+
+
+def _suits(given: FittedField, name: str, holders: Sequence[Split]) -> bool:
+    """Say whether what was fitted before is the same field still."""
+    return all(
+        _plan(split, name) == given.plan
+        and (given.plan.columns[0].type != "tensor" or split.fields[name]["shape"] == given.shape)
+        for split in holders
+    )
+
+
+def _common(
+    lists: Sequence[list[bool | int | str]], before: list[bool | int | str] | None, *, is_fixed: bool
+) -> list[bool | int | str]:
+    """Return the classes of a task in a run: the first list that holds all others, else all of them sorted."""
+    if is_fixed and before is not None:
+        return before
+    every = {name for names in lists for name in names}
+    for names in [*([before] if before else []), *lists]:
+        if every <= set(names):
+            return names
+    return sorted(every, key=lambda name: (isinstance(name, str), name))
+
+
+def _shown(names: Sequence[object] | None) -> str:
+    if names is None:
+        return "plain numbers"
+    more = f" … {len(names)} in all" if len(names) > 8 else ""
+    return f"[{', '.join(map(repr, names[:8]))}{more}]"

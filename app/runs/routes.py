@@ -36,7 +36,8 @@ def start_run(
     model: ModelPath, body: TrainIn, session: SessionDep, resources: ResourcesDep, response: Response
 ) -> RunOut:
     """Queue a training of the model on datasets; a worker takes it up."""
-    run = service.enqueue_training(session, models.get(session, model), body, resources.settings.limits)
+    row = models.get(session, model)
+    run = service.enqueue_training(session, resources.store, row, body, resources.settings.limits)
     response.headers["Location"] = f"/v1/runs/{run.id}"
     return run_out(run)
 
@@ -59,7 +60,7 @@ def start_scoring(
     """Queue a scoring: every task of the version, on every split of the datasets that carries its labels."""
     row = models.get(session, model)
     found = models.find_version(session, row, version)
-    run = service.enqueue_scoring(session, row, found, body, resources.settings.limits)
+    run = service.enqueue_scoring(session, resources.store, row, found, body, resources.settings.limits)
     response.headers["Location"] = f"/v1/runs/{run.id}"
     return run_out(run)
 
@@ -175,6 +176,7 @@ def run_out(run: Run) -> RunOut:
             "model": run.model,
             "status": run.status,
             "datasets": run.request["datasets"],
+            "data": run.job["splits"],
             "trainer": run.request.get("trainer"),
             "init_from": run.job["init_from"],
             "model_version": run.model_version,

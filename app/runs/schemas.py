@@ -9,10 +9,16 @@ from pydantic import Field
 
 from app.runs.job import RunTrainerConfig
 from app.wire import In, Out, shown_as
-from mtl_core.specs import NAME_PATTERN, Name
+from mtl_core.specs import NAME_PATTERN
 
 RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelling", "cancelled"]
 RunKind = Literal["train", "score"]
+DatasetRef = Annotated[
+    str,
+    Field(
+        pattern=NAME_PATTERN.removesuffix("$") + r"(@[0-9]{1,9})?$", description="`name` or `name@version`."
+    ),
+]
 
 
 _RUN: dict[str, Any] = {
@@ -21,6 +27,15 @@ _RUN: dict[str, Any] = {
     "model": "shapes",
     "status": "running",
     "datasets": ["circleDataset"],
+    "data": [
+        {
+            "dataset": "circleDataset",
+            "version": 1,
+            "split": "train",
+            "rows": 800,
+            "sha256": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+        }
+    ],
     "trainer": {"n_epochs": 10, "lr": 0.02, "seed": 1, "batch_size": 32},
     "init_from": None,
     "model_version": None,
@@ -62,8 +77,9 @@ class TrainIn(
 ):
     """A training to be done."""
 
-    datasets: Annotated[list[Name], Field(min_length=1, max_length=1000)]
-    """What to train, watch and score on: all splits of these datasets that carry labels of the model's tasks."""
+    datasets: Annotated[list[DatasetRef], Field(min_length=1, max_length=1000)]
+    """What to train, watch and score on: all splits of these datasets that carry labels of the model's tasks; `name`
+    stands for the newest version, `name@2` for another."""
     trainer: RunTrainerConfig = RunTrainerConfig()
     """Settings of the training."""
     init_from: (
@@ -73,12 +89,15 @@ class TrainIn(
     ) = "latest"
     """The version whose modules the training starts from, as far as the model still has them; `latest` is none while
     there is no version. null: every module starts anew."""
+    preprocessing: Literal["keep", "refit"] = "keep"
+    """Whether raw columns are encoded as for the version that the training starts from, or fitted anew to this run's
+    train splits. What that version was not fitted for is fitted anyway."""
 
 
 class ScoreIn(In, json_schema_extra=shown_as({"datasets": ["circleDataset"]})):
     """A scoring to be done."""
 
-    datasets: Annotated[list[Name], Field(min_length=1, max_length=1000)]
+    datasets: Annotated[list[DatasetRef], Field(min_length=1, max_length=1000)]
 
 
 class ProgressOut(Out):
@@ -96,6 +115,17 @@ class ProgressOut(Out):
     """Seconds that the rest will take at this pace."""
 
 
+class DataOut(Out):
+    """A split that a run uses, as it was when the run was accepted."""
+
+    dataset: str
+    version: int
+    split: str
+    rows: int
+    sha256: str
+    """Checksum of the data."""
+
+
 class RunOut(Out, json_schema_extra=shown_as(_RUN)):
     """A run."""
 
@@ -104,6 +134,8 @@ class RunOut(Out, json_schema_extra=shown_as(_RUN)):
     model: str
     status: RunStatus
     datasets: list[str]
+    data: list[DataOut]
+    """Exactly what the run reads: later versions of the datasets change nothing of it."""
     trainer: dict[str, Any] | None
     """Every setting of the training, defaults filled in; null for a scoring."""
     init_from: int | None

@@ -14,12 +14,13 @@ from app.db.tables import Model, Run, RunEvent, Version
 from app.models import service as models
 from app.problems import Conflict, Invalid, NotFound, missing
 from app.runs import events, lease
-from app.runs.job import FieldRef, Job, plan_job
+from app.runs.job import Job, plan_job
 from app.runs.lease import Claim
+from app.runs.preprocessing import Preprocessing, load_preprocessing
 from app.runs.schemas import MetricPoint, ScoreIn, TrainIn
 from app.runs.transitions import end, status_event
 from app.scores.service import add_scores
-from app.storage.artifacts import StoredTensors
+from app.storage.artifacts import ArtifactStore, StoredTensors
 from mtl_core.building import Limits
 from mtl_core.scorer import Score
 from mtl_core.specs import TaskSpec
@@ -27,7 +28,9 @@ from mtl_core.specs import TaskSpec
 OVER = ("succeeded", "failed", "cancelled")
 
 
-def enqueue_training(session: Session, model: Model, request: TrainIn, limits: Limits) -> Run:
+def enqueue_training(
+    session: Session, store: ArtifactStore, model: Model, request: TrainIn, limits: Limits
+) -> Run:
     """Accept a training.
 
     Raises:
@@ -35,8 +38,13 @@ def enqueue_training(session: Session, model: Model, request: TrainIn, limits: L
             version to start from.
     """
     init_from = _initial_version(session, model, request.init_from)
-    job = plan_job(session, models.specs_of(model), request.datasets, limits)
     train_split = request.trainer.train_split
+    given = Preprocessing()
+    if init_from is not None and request.preprocessing == "keep":
+        version = session.get_one(Version, (model.name, init_from))
+        given = load_preprocessing(store, version.preprocessing)
+    specs = models.specs_of(model)
+    job = plan_job(session, store, specs, request.datasets, limits, given, train_split)
     if not any(ref.split == train_split for ref in job.splits):
         raise Invalid.at("/datasets", f"none of the datasets has the train split '{train_split}' with labels")
     return _enqueue(
@@ -49,7 +57,7 @@ def enqueue_training(session: Session, model: Model, request: TrainIn, limits: L
 
 
 def enqueue_scoring(
-    session: Session, model: Model, version: Version, request: ScoreIn, limits: Limits
+    session: Session, store: ArtifactStore, model: Model, version: Version, request: ScoreIn, limits: Limits
 ) -> Run:
     """Accept a scoring of a version on datasets.
 
@@ -57,8 +65,8 @@ def enqueue_scoring(
         Invalid: If a dataset is unknown, or does not suit the version's tasks.
     """
     specs = [TaskSpec.model_validate(spec) for spec in version.tasks]
-    fields = {name: FieldRef.model_validate(field) for name, field in version.fields.items()}
-    job = plan_job(session, specs, request.datasets, limits, fields)
+    given = load_preprocessing(store, version.preprocessing)
+    job = plan_job(session, store, specs, request.datasets, limits, given)
     run = _enqueue(session, "score", model, request.model_dump(mode="json"), job)
     run.model_version = version.number
     return run
@@ -128,6 +136,7 @@ def finish_training(
             run=run.id,
             tasks=[spec.model_dump(mode="json") for spec in job.tasks],
             fields={name: ref.model_dump() for name, ref in job.fields.items()},
+            preprocessing=job.preprocessing,
             parameters=weights.numbers,
             sha256=weights.sha256,
             bytes=weights.bytes,

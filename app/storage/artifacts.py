@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,9 +18,25 @@ import safetensors
 import safetensors.torch
 import torch
 
+_SCRATCH = ".scratch-"
+_LOCK = "lock"
+
 
 class DamagedArtifactError(Exception):
     """An artifact is not there, or its content is not what its name says."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file in the store.
+
+    Attributes:
+        sha256: Name of its artifact.
+        bytes: Its size.
+    """
+
+    sha256: str
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -50,25 +68,49 @@ class ArtifactStore:
     def put(self, content: bytes) -> str:
         """Store a file, durably before this returns, and return its SHA-256; equal content is stored once."""
         sha256 = hashlib.sha256(content).hexdigest()
-        path = self._path(sha256)
-        path.parent.mkdir(exist_ok=True)
-        # Where it is missing or damaged, it is written anew.
-        with contextlib.suppress(DamagedArtifactError):
-            # A fresh time keeps the collector away until the row that refers to it is there.
-            os.utime(self.path(sha256))
+        if self._refresh(sha256):
             return sha256
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+        descriptor, temporary = tempfile.mkstemp(dir=self._folder(sha256), prefix=".writing-")
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            self._place(Path(temporary), sha256)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
         return sha256
+
+    def put_file(self, path: Path) -> StoredFile:
+        """Move a file of any size into the store, durably before this returns; equal content is stored once.
+
+        Args:
+            path: A file within :meth:`scratch`; it is gone from there afterwards.
+        """
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            size = os.fstat(file.fileno()).st_size
+            if self._refresh(sha256):
+                path.unlink()
+                return StoredFile(sha256, size)
+            os.fsync(file.fileno())
+        self._place(path, sha256)
+        return StoredFile(sha256, size)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Generator[Path]:
+        """Give a folder for files on their way, removed with all that is in it afterwards."""
+        outer = Path(tempfile.mkdtemp(dir=self.root, prefix=_SCRATCH))
+        try:
+            # The lock tells the collector that somebody still works here, however old the files are.
+            with (outer / _LOCK).open("wb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                inner = outer / "files"
+                inner.mkdir()
+                yield inner
+        finally:
+            shutil.rmtree(outer, ignore_errors=True)
 
     def put_tensors(self, tensors: dict[str, torch.Tensor]) -> StoredTensors:
         """Store tensors by name as one safetensors file; equal tensors give equal files."""
@@ -88,13 +130,19 @@ class ArtifactStore:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
             return {name: file.get_slice(name)[rows] for name in file.keys()}  # noqa: SIM118
 
-    def path(self, sha256: str) -> Path:
-        """Return the path of an artifact whose content was checked just now.
+    def path(self, sha256: str, verify: bool = True) -> Path:
+        """Return the path of an artifact.
+
+        Args:
+            sha256: Its name.
+            verify: Whether its content is checked just now, and not only that it is there; default: true.
 
         Raises:
             DamagedArtifactError: If it is missing or was altered.
         """
         path = self._path(sha256)
+        if not verify and path.is_file():
+            return path
         try:
             with path.open("rb") as file:
                 actual = hashlib.file_digest(file, "sha256").hexdigest()
@@ -114,7 +162,11 @@ class ArtifactStore:
             pass
 
     def collect(self, referenced: Collection[str], older_than_s: float) -> list[str]:
-        """Remove files that nothing refers to, sparing those younger than ``older_than_s`` seconds.
+        """Remove what nothing refers to, and what processes that are gone left in :meth:`scratch`.
+
+        Args:
+            referenced: Names that something refers to.
+            older_than_s: Age in seconds; what is younger is spared.
 
         Returns:
             The names of what was removed.
@@ -125,13 +177,50 @@ class ArtifactStore:
             if path.name not in referenced and path.stat().st_mtime < horizon:
                 path.unlink(missing_ok=True)
                 removed.append(path.name)
+        for folder in self.root.glob(f"{_SCRATCH}*"):
+            if folder.stat().st_mtime < horizon and _is_abandoned(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                removed.append(folder.name)
         return removed
+
+    def _refresh(self, sha256: str) -> bool:
+        """Make an artifact young, for the collector to stay away until the row that refers to it is there.
+
+        Returns:
+            Whether there is one; where it is damaged, it is to be written anew.
+        """
+        try:
+            os.utime(self.path(sha256))
+        except DamagedArtifactError:
+            return False
+        return True
+
+    def _place(self, written: Path, sha256: str) -> None:
+        os.utime(written)
+        os.replace(written, self._folder(sha256) / sha256)
+        _sync_folder(self._folder(sha256))
+
+    def _folder(self, sha256: str) -> Path:
+        folder = self._path(sha256).parent
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def _files(self) -> Iterator[Path]:
         return (path for path in self.root.glob("??/*") if path.is_file())
 
     def _path(self, sha256: str) -> Path:
         return self.root / sha256[:2] / sha256
+
+
+def _is_abandoned(scratch: Path) -> bool:
+    try:
+        with (scratch / _LOCK).open("rb+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return True
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

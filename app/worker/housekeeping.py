@@ -6,8 +6,9 @@ from datetime import timedelta
 
 from sqlalchemy import delete, select
 
+from app.datasets.parts import Part
 from app.db.session import Database, database_now
-from app.db.tables import IdempotentAnswer, Run, Split, Version
+from app.db.tables import IdempotentAnswer, Run, Split, Upload, Version
 from app.logs import get_logger
 from app.runs.service import job_of
 from app.storage.artifacts import ArtifactStore
@@ -28,9 +29,16 @@ def clean(db: Database, store: ArtifactStore) -> None:
             delete(IdempotentAnswer).where(IdempotentAnswer.created_at < database_now(session) - ANSWER_LIFE)
         )
     with db.read() as session:
-        referenced = {*session.scalars(select(Split.sha256)), *session.scalars(select(Version.sha256))}
+        referenced = {
+            *session.scalars(select(Upload.sha256)),
+            *session.scalars(select(Upload.table)),
+            *session.scalars(select(Version.sha256)),
+            *session.scalars(select(Version.preprocessing)),
+        }
+        for parts in session.scalars(select(Split.parts)):
+            referenced.update(name for part in parts for name in Part.model_validate(part).artifacts)
         for run in session.scalars(select(Run).where(Run.finished_at.is_(None))):
-            referenced |= {ref.sha256 for ref in job_of(run).splits}
-    removed = store.collect(referenced, ARTIFACT_GRACE_SECONDS)
+            referenced.update(job_of(run).artifacts)
+    removed = store.collect({name for name in referenced if name}, ARTIFACT_GRACE_SECONDS)
     if removed:
         log.info("artifacts collected", count=len(removed))

@@ -17,17 +17,18 @@ import torch
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from app.datasets.tensors import as_dtype, load_split
 from app.db.session import Database
 from app.db.tables import Run, Version
 from app.logs import configure_logs, get_logger
 from app.problems import Problem
 from app.runs import lease, service
 from app.runs.events import Event
-from app.runs.job import Job, RunTrainerConfig, SplitRef
+from app.runs.job import Job, RunTrainerConfig
 from app.runs.lease import Claim, LeaseLostError
+from app.runs.preprocessing import load_preprocessing
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore, DamagedArtifactError
+from app.worker.loading import SplitLoader
 from mtl_core import (
     DictDataLoader,
     DictDataset,
@@ -95,13 +96,16 @@ class _Execution:
             job = service.job_of(run)
             number = job.init_from if run.kind == "train" else run.model_version
             start = session.get(Version, (run.model, number)) if number else None
-        if run.kind == "train":
-            self._train(run, job, start)
-        else:
-            assert start is not None
-            self._score(job, start)
+        with self.store.scratch() as folder:
+            preprocessing = load_preprocessing(self.store, job.preprocessing)
+            loader = SplitLoader(self.store, job, preprocessing, folder, self.settings.dataset_memory_bytes)
+            if run.kind == "train":
+                self._train(run, job, start, loader)
+            else:
+                assert start is not None
+                self._score(job, start, loader)
 
-    def _train(self, run: Run, job: Job, start: Version | None) -> None:
+    def _train(self, run: Run, job: Job, start: Version | None, loader: SplitLoader) -> None:
         config = RunTrainerConfig.model_validate(run.request["trainer"])
         model = MultitaskClassifier(build_tasks(job.tasks, config.seed), name=run.model)
         reporter = _Reporter(self.settings, self.claim, self.db)
@@ -110,7 +114,9 @@ class _Execution:
         )
         if start:
             self._initialise(model, job, start, reporter)
-        datasets = [self._dataset(ref, job) for ref in job.splits]
+        if loader.maps:
+            reporter.log(f"the data takes {loader.bytes / 2**20:,.0f} MiB: it is trained from mapped files")
+        datasets = [loader.load(ref) for ref in job.splits]
         _warn_of_untrained(job, datasets, config, reporter)
         settings = config.model_dump(exclude={"batch_size"}) | {"progress_bar": False}
         Trainer(run.model, **settings).fit(model, _training_loaders(datasets, config), reporter)
@@ -124,10 +130,10 @@ class _Execution:
         if version is not None:
             log.info("run succeeded", version=version, scores=len(scores))
 
-    def _score(self, job: Job, version: Version) -> None:
+    def _score(self, job: Job, version: Version, loader: SplitLoader) -> None:
         model = MultitaskClassifier(build_tasks(job.tasks), name=version.model)
         load_module_weights(model, self.store.load_tensors(version.sha256))
-        scores = model.evaluate(_scoring_loaders([self._dataset(ref, job) for ref in job.splits]))
+        scores = model.evaluate(_scoring_loaders([loader.load(ref) for ref in job.splits]))
         _end(self.settings, self.db, lambda s: service.finish_scoring(s, self.claim, scores))
 
     def _initialise(self, model: MultitaskClassifier, job: Job, start: Version, reporter: _Reporter) -> None:
@@ -138,16 +144,6 @@ class _Execution:
         load_module_weights(model, self.store.load_tensors(start.sha256), kept)
         fresh = sorted(set(now) - set(kept))
         reporter.log(f"from version {start.number}: modules {sorted(kept)}; new: {fresh}")
-
-    def _dataset(self, ref: SplitRef, job: Job) -> DictDataset:
-        """Load a split: the fields that the tasks read, as they read them, and the labels of the tasks."""
-        X_dict, Y_dict = load_split(self.store, ref.sha256)
-        fields = {
-            name: as_dtype(X_dict[name], field.dtype, name)
-            for name, field in job.fields.items()
-            if name in X_dict
-        }
-        return DictDataset(ref.dataset, ref.split, fields, {task: Y_dict[task] for task in ref.tasks})
 
 
 def _training_loaders(datasets: Sequence[DictDataset], config: RunTrainerConfig) -> list[DictDataLoader]:

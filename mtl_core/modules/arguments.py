@@ -33,6 +33,8 @@ _Size = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 _OptionalSize = Annotated[int | None, Field(strict=True, ge=1, le=2**31 - 1)]
 _Count = Annotated[int, Field(strict=True, ge=1, le=MAX_STACK)]
 _Rate = Annotated[float, Field(strict=True, ge=0, le=1)]
+_Number = Annotated[float, Field(strict=True, ge=-3.4e38, le=3.4e38)]
+_OptionalNumber = Annotated[float | None, Field(strict=True, ge=-3.4e38, le=3.4e38)]
 _Positive = Annotated[float, Field(strict=True, gt=0, le=1e30)]
 _Dim = Annotated[int, Field(strict=True, ge=-16, le=16), AfterValidator(_not_batch)]
 _Shape = _Size | Annotated[list[_Size], Field(min_length=1, max_length=8)]
@@ -108,6 +110,12 @@ BY_MODULE: dict[str, dict[str, Any]] = {
     "CosineSimilarity": {"dim": _Dim},
     **{name: {"dim": (_Dim, -1)} for name in ("Softmax", "Softmin", "LogSoftmax", "GLU")},
     **{f"Conv{d}d": {"padding": Literal["valid", "same"] | _Margin} for d in (1, 2, 3)},
+    **{f"LazyConv{d}d": {"padding": Literal["valid", "same"] | _Margin} for d in (1, 2)},
+    "LazyBatchNorm1d": {
+        "eps": (_Number, 1e-5),
+        "momentum": (_OptionalNumber, 0.1),
+        **dict.fromkeys(("affine", "track_running_stats", "bias"), (_Flag, True)),
+    },
     **{f"ConvTranspose{d}d": {"padding": _Margin} for d in (1, 2, 3)},
     **{f"{kind}Pool{d}d": {"padding": _Margin} for kind in ("Max", "Avg") for d in (1, 2, 3)},
     **{f"Adaptive{kind}Pool{d}d": {"output_size": _OutputSize} for kind in ("Max", "Avg") for d in (1, 2, 3)},

@@ -6,7 +6,7 @@ module may work along dimension 0, where it would mix examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from torch import nn
@@ -15,6 +15,7 @@ from mtl_core.catalogue import Catalogue, as_json
 from mtl_core.errors import SpecError
 from mtl_core.modules.arguments import BY_MODULE, BY_PARAMETER, MAX_STACK
 from mtl_core.modules.combine import Add, Concat, Multiply, Residual
+from mtl_core.modules.lazy import PLAIN, LazyEmbedding
 from mtl_core.modules.shape import Mean, Permute, Take
 
 MAX_DEPTH = 32
@@ -45,7 +46,9 @@ _TORCH_LAYERS = (  # noqa: SIM905 One string in groups reads better than a hundr
     # padding and resampling
     "ZeroPad1d ZeroPad2d ZeroPad3d ConstantPad1d ConstantPad2d ConstantPad3d "
     "ReflectionPad1d ReflectionPad2d ReplicationPad1d ReplicationPad2d "
-    "Upsample PixelShuffle PixelUnshuffle ChannelShuffle CosineSimilarity PairwiseDistance"
+    "Upsample PixelShuffle PixelUnshuffle ChannelShuffle CosineSimilarity PairwiseDistance "
+    # sizes that come with the data
+    "LazyLinear LazyConv1d LazyConv2d LazyBatchNorm1d"
 ).split()
 
 
@@ -76,6 +79,7 @@ _ENTRIES: dict[str, Callable[..., nn.Module]] = {
     "Take": Take,
     "Mean": Mean,
     "Permute": Permute,
+    "LazyEmbedding": LazyEmbedding,
 }
 
 MODULES: Catalogue[nn.Module] = Catalogue("module", _ENTRIES, BY_MODULE, BY_PARAMETER)
@@ -108,6 +112,53 @@ def canonical_module(spec: object, pointer: str = "") -> dict[str, Any]:
         SpecError: As :func:`build_module`, but nothing is built.
     """
     return _walk(spec, pointer, lambda name, arguments, _: {"type": name} | as_json(arguments))
+
+
+def lazy_layers(spec: object, pointer: str = "") -> dict[str, str]:
+    """Return the type of each layer that leaves its input's size open, by where it stands, outermost first.
+
+    Raises:
+        SpecError: As :func:`build_module`, but nothing is built.
+
+    Example:
+        >>> linear = {"type": "LazyLinear", "out_features": 8}
+        >>> lazy_layers({"type": "Sequential", "layers": [{"type": "Flatten"}, linear]})
+        {'/layers/1': 'LazyLinear'}
+    """
+    found: dict[str, str] = {}
+
+    def note(name: str, _: dict[str, Any], at: str) -> None:
+        if name in PLAIN:
+            found[at] = name
+
+    _walk(spec, pointer, note)
+    return found
+
+
+def resolve_module(spec: object, sizes: Mapping[str, int], pointer: str = "") -> dict[str, Any]:
+    """Return a module's canonical spec with plain layers for those lazy ones whose input's size is given.
+
+    Args:
+        spec: As for :func:`build_module`.
+        sizes: The input's size, or an embedding's rows, by where the lazy layer stands.
+        pointer: Where the spec stands.
+
+    Raises:
+        SpecError: If the spec is wrong, or a size is none that the plain layer can have.
+
+    Example:
+        >>> resolve_module({"type": "LazyLinear", "out_features": 8}, {"": 2})
+        {'type': 'Linear', 'in_features': 2, 'out_features': 8, 'bias': True}
+    """
+
+    def settle(name: str, arguments: dict[str, Any], at: str) -> dict[str, Any]:
+        given = as_json(arguments)
+        if at not in sizes:
+            return {"type": name} | given
+        plain, argument = PLAIN[name]
+        return MODULES.canonical({"type": plain, argument: sizes[at]} | given, at)
+
+    return _walk(spec, pointer, settle)
 
 
 def count_layers(spec: object, limit: int) -> int:

@@ -96,6 +96,71 @@ def test_the_loss_is_that_of_labelled_examples_alone() -> None:
     torch.testing.assert_close(losses["circle_task"], F.cross_entropy(logits[[0, 2]], labels[[0, 2]]))
 
 
+WEIGHTED = {"circle_data": torch.rand(4, 2), "_weights_": torch.tensor([2.0, 5.0, 0.5, 1.0])}
+
+
+def test_example_weights_weigh_the_losses_of_labelled_examples() -> None:
+    model = MultitaskClassifier([shape_task("circle")], device="cpu")
+    labels = torch.tensor([1, -1, 0, 1])
+    losses, counts = model.calculate_loss(WEIGHTED, {"circle_task": labels})
+    logits = model(WEIGHTED, ["circle_task"])["circle_task"]["circle_head"]
+    one_by_one = F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
+    expected = (2 * one_by_one[0] + 0.5 * one_by_one[2] + one_by_one[3]) / 3.5
+    torch.testing.assert_close(losses["circle_task"], expected)
+    assert counts == {"circle_task": 3}
+
+
+def test_weights_are_no_field() -> None:
+    class Keys(nn.Module):
+        def forward(self, fields: dict[str, Any]) -> torch.Tensor:
+            assert list(fields) == ["circle_data"]
+            return fields["circle_data"]
+
+    model = MultitaskClassifier([Task("t", {"m": Keys()}, [Operation("m", ["_input_"])])], device="cpu")
+    for outputs in (model(WEIGHTED, ["t"])["t"]["m"], model.infer(WEIGHTED, ["t"])["t"]["logits"]):
+        assert torch.equal(outputs, WEIGHTED["circle_data"])
+    losses, _ = model.calculate_loss(WEIGHTED, {"t": torch.zeros(4, dtype=torch.int64)})
+    assert list(losses) == ["t"]
+
+
+def test_a_batch_without_any_weight_trains_nothing_and_does_no_harm() -> None:
+    model = MultitaskClassifier([shape_task("circle")], device="cpu")
+    X_dict = WEIGHTED | {"_weights_": torch.zeros(4)}
+    losses, counts = model.calculate_loss(X_dict, {"circle_task": torch.tensor([1, 0, 1, 0])})
+    losses["circle_task"].backward()
+    assert losses["circle_task"].item() == 0
+    assert counts == {"circle_task": 4}
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
+def test_a_loss_of_ones_own_takes_no_weights() -> None:
+    task = shape_task("circle", loss_func=F.cross_entropy)
+    model = MultitaskClassifier([task], device="cpu")
+    labels = {"circle_task": torch.zeros(4, dtype=torch.int64)}
+    model.calculate_loss({"circle_data": WEIGHTED["circle_data"]}, labels)
+    with pytest.raises(LossError, match="task 'circle_task': its loss failed: it takes no example weights"):
+        model.calculate_loss(WEIGHTED, labels)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        torch.tensor([1.0, -1.0, 1.0, 1.0]),
+        torch.tensor([1.0, float("nan"), 1.0, 1.0]),
+        torch.tensor([1.0, float("inf"), 1.0, 1.0]),
+        torch.ones(3),
+        torch.ones(4, 1),
+    ],
+)
+def test_weights_are_one_number_of_at_least_0_for_each_example(weights: torch.Tensor) -> None:
+    model = MultitaskClassifier([shape_task("circle")], device="cpu")
+    with pytest.raises(
+        TaskloomError, match="the weights under '_weights_' should be finite and at least 0, one for"
+    ):
+        model.calculate_loss(WEIGHTED | {"_weights_": weights}, {"circle_task": torch.tensor([1, 0, 1, 0])})
+
+
 def test_labels_of_tasks_that_the_model_lacks_are_ignored() -> None:
     model = MultitaskClassifier([shape_task("circle")], device="cpu")
     X_dict, labels = {"circle_data": torch.zeros(2, 2)}, torch.zeros(2, dtype=torch.int64)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import RandomSampler
 
 from mtl_core import DictDataLoader, DictDataset, TaskloomError
 from mtl_core.data import collate_dicts, is_labelled
@@ -61,6 +62,50 @@ def test_a_dataset_that_makes_its_own_examples_is_asked_for_them() -> None:
     data = Doubled("d", "train", {"x": torch.arange(4.0)}, {"t": torch.zeros(4)})
     (X_dict, _), *_ = DictDataLoader(data, batch_size=4)
     assert X_dict["x"].tolist() == [0, 2, 4, 6]
+
+
+def test_a_dataset_that_makes_its_own_batches_too_is_asked_for_those() -> None:
+    class Counted(DictDataset):
+        def __getitem__(self, index: int) -> Any:
+            raise AssertionError("examples are not asked for one by one")
+
+        def batch(self, indices: Any) -> Any:
+            return {"x": torch.as_tensor(indices)}, {}
+
+    data = Counted("d", "train", {"x": torch.arange(4.0)}, {})
+    assert [X_dict["x"].tolist() for X_dict, _ in DictDataLoader(data, batch_size=3)] == [[0, 1, 2], [3]]
+
+
+@pytest.mark.parametrize("n", [1, 10, 70_000])
+def test_shuffling_takes_the_order_of_torchs_own_sampler(n: int) -> None:
+    data = DictDataset("d", "train", {"i": torch.arange(n)}, {})
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        expected = list(RandomSampler(range(n)))
+        torch.manual_seed(seed)
+        batches = list(DictDataLoader(data, batch_size=1000, shuffle=True))
+        assert torch.cat([X_dict["i"] for X_dict, _ in batches]).tolist() == expected
+        torch.manual_seed(seed)
+        list(RandomSampler(range(n)))
+        state = torch.get_rng_state()
+        torch.manual_seed(seed)
+        list(DictDataLoader(data, shuffle=True, batch_size=1000))
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_shuffling_and_a_sampler_exclude_each_other_and_a_generator_decides_the_order() -> None:
+    with pytest.raises(ValueError, match="mutually exclusive"):
+        DictDataLoader(dataset(), shuffle=True, sampler=[1, 2])
+    orders = [
+        [
+            X_dict["i"].item()
+            for X_dict, _ in DictDataLoader(
+                dataset(), shuffle=True, generator=torch.Generator().manual_seed(5)
+            )
+        ]
+        for _ in range(2)
+    ]
+    assert orders[0] == orders[1]
 
 
 def test_sequences_of_several_lengths_are_padded_and_other_values_stay_lists() -> None:

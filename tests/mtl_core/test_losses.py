@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
 from mtl_core import SpecError
@@ -58,6 +60,72 @@ def test_element_wise_losses_average_over_the_labels_given(name: str, reference:
     assert outputs.grad is not None
     assert outputs.grad[~given].tolist() == [0, 0]
     assert outputs.grad.isfinite().all()
+
+
+CASES = {
+    "classes": ("cross_entropy", "classes"),
+    "class weights": ({"type": "cross_entropy", "weight": [1, 0.5, 3], "label_smoothing": 0.1}, "classes"),
+    "positions": ("cross_entropy", "positions"),
+    "positions with class weights": ({"type": "cross_entropy", "weight": [1, 0.5, 3]}, "positions"),
+    "distributions": ({"type": "cross_entropy", "weight": [1, 0.5, 3]}, "distributions"),
+    "binary": ({"type": "binary_cross_entropy", "pos_weight": 2}, "several"),
+    "mse": ("mse", "several"),
+    "mae": ("mae", "one"),
+    "huber": ({"type": "huber", "delta": 0.5}, "flat"),
+}
+
+
+def examples(kind: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Outputs and labels of n examples, some entries of those with several labels missing."""
+    several = torch.randint(0, 2, (n, 3)).float()
+    several[::2, 1] = math.nan
+    positions = torch.randint(0, 3, (n, 4))
+    positions[::2, 1] = -1
+    return {
+        "classes": (torch.randn(n, 3), torch.randint(0, 3, (n,))),
+        "positions": (torch.randn(n, 3, 4), positions),
+        "distributions": (torch.randn(n, 3), torch.rand(n, 3).softmax(dim=1)),
+        "several": (torch.randn(n, 3), several),
+        "one": (torch.randn(n, 1), torch.rand(n)),
+        "flat": (torch.randn(n), torch.rand(n)),
+    }[kind]
+
+
+@pytest.mark.parametrize("case", CASES)
+@settings(max_examples=20)
+@given(weights=st.lists(st.integers(0, 4), min_size=1, max_size=8).filter(any))
+def test_an_example_of_a_whole_weight_counts_as_so_many(case: str, weights: list[int]) -> None:
+    spec, kind = CASES[case]
+    loss = LOSSES.build(spec)
+    outputs, labels = examples(kind, len(weights))
+    repeats = torch.tensor(weights)
+    outputs.requires_grad_()
+    weighted = loss(outputs, labels, repeats.float())
+    repeated = loss(outputs.repeat_interleave(repeats, dim=0), labels.repeat_interleave(repeats, dim=0))
+    torch.testing.assert_close(weighted, repeated)
+    gradients = [torch.autograd.grad(value, outputs)[0] for value in (weighted, repeated)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equal_weights_are_as_none_whatever_they_are(case: str) -> None:
+    spec, kind = CASES[case]
+    outputs, labels = examples(kind, 6)
+    plain = LOSSES.build(spec)(outputs, labels)
+    for weight in (1.0, 0.25, 7.0):
+        torch.testing.assert_close(LOSSES.build(spec)(outputs, labels, torch.full((6,), weight)), plain)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_where_nothing_weighs_anything_loss_and_gradient_are_0(case: str) -> None:
+    spec, kind = CASES[case]
+    outputs, labels = examples(kind, 5)
+    outputs.requires_grad_()
+    loss = LOSSES.build(spec)(outputs, labels, torch.zeros(5))
+    loss.backward()
+    assert loss.item() == 0
+    assert outputs.grad is not None
+    assert torch.equal(outputs.grad, torch.zeros_like(outputs))
 
 
 @pytest.mark.parametrize("name", ["binary_cross_entropy", "mse", "mae", "huber"])

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import orjson
@@ -13,7 +12,6 @@ from hypothesis.extra import numpy as hnp
 
 from app.datasets import tensors
 from app.problems import Invalid
-from app.storage.artifacts import ArtifactStore
 
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, max_side=4)
 FLOATS = st.floats(-(2.0**100), 2.0**100, allow_nan=False, allow_subnormal=False, width=32)
@@ -115,14 +113,10 @@ def test_what_an_embedding_reads_must_be_whole() -> None:
         tensors.as_dtype(torch.tensor([1.5]), "int64", "/x")
 
 
-def test_a_split_comes_back_by_name(store: ArtifactStore) -> None:
-    X_dict = {"xy": torch.randn(5, 2), "Y/odd": torch.arange(5)}
-    Y_dict = {"xy": torch.tensor([0, 1, -1, 1, 0]), "value": torch.tensor([0.5, math.pi, -1, 2, 3])}
-    sha256 = tensors.store_split(store, X_dict, Y_dict).sha256
-    X_loaded, Y_loaded = tensors.load_split(store, sha256)
-    for loaded, kept in ((X_loaded, X_dict), (Y_loaded, Y_dict)):
-        assert loaded.keys() == kept.keys()
-        assert all(torch.equal(loaded[name], kept[name]) for name in kept)
-    X_some, Y_some = tensors.load_split(store, sha256, slice(2, 4))
-    assert torch.equal(X_some["xy"], X_dict["xy"][2:4])
-    assert Y_some["xy"].tolist() == [-1, 1]
+@given(st.one_of(hnp.arrays("float32", SHAPES, elements=FLOATS), hnp.arrays("int64", SHAPES, elements=INTS)))
+def test_a_column_holds_the_tensor(array: Any) -> None:
+    column = tensors.column_of(torch.from_numpy(array.copy()))
+    assert len(column) == len(array)
+    back = column.to_numpy() if array.ndim == 1 else column.to_numpy_ndarray()
+    assert back.dtype == array.dtype
+    assert back.tolist() == array.tolist()

@@ -5,7 +5,7 @@ import time
 from datetime import timedelta
 
 from app.db.session import Database, database_now
-from app.db.tables import Dataset, IdempotentAnswer, Model, Run, Split, Version
+from app.db.tables import Dataset, DatasetVersion, IdempotentAnswer, Model, Run, Split, Upload, Version
 from app.storage.artifacts import ArtifactStore
 from app.worker import housekeeping
 
@@ -17,31 +17,58 @@ def age(store: ArtifactStore, sha256: str) -> str:
 
 
 def test_only_what_nothing_refers_to_is_collected(db: Database, store: ArtifactStore) -> None:
-    split, version, queued, finished, nobodys = (
-        age(store, store.put(name.encode()))
-        for name in ("split", "version", "queued", "finished", "nobody's")
-    )
+    names = ("raw", "read", "table", "assignment", "summary", "weights", "fitted", "queued", "queued fit")
+    used = {name: age(store, store.put(name.encode())) for name in names}
+    finished, nobodys = (age(store, store.put(name.encode())) for name in ("finished", "nobody's"))
     young = store.put(b"young")
 
-    def job(sha256: str) -> dict[str, object]:
-        splits = [{"dataset": "gone", "split": "train", "sha256": sha256, "tasks": []}]
-        return {"tasks": [], "splits": splits, "fields": {}, "init_from": None}
+    def part(table: str, assignment: str | None, summary: str) -> dict[str, object]:
+        return {"table": table, "assignment": assignment, "number": 0, "rows": 1, "summary": summary}
+
+    def job(sha256: str, preprocessing: str) -> dict[str, object]:
+        split = {"dataset": "gone", "version": 1, "split": "train", "sha256": "", "rows": 1, "tasks": []}
+        split |= {"labels": {}, "fields": [], "weights": None, "parts": [part(sha256, None, sha256)]}
+        return {"tasks": [], "splits": [split], "fields": {}, "preprocessing": preprocessing}
 
     with db.write() as session:
-        common = {"rows": 1, "fields": {}, "labels": {}, "bytes": 1}
-        session.add(Dataset(name="d", splits=[Split(name="train", sha256=split, **common)]))
+        common = {
+            "rows": 1,
+            "columns": [],
+            "preview": [],
+            "warnings": [],
+            "options": {},
+            "read_as": {},
+            "bytes": 1,
+        }
+        session.add(Upload(id="u", sha256=used["raw"], options_key="", table=used["read"], **common))
+        split = {
+            "name": "train",
+            "position": 0,
+            "rows": 1,
+            "fields": {},
+            "labels": {},
+            "columns": {},
+            "overlap": [],
+        }
+        parts = [part(used["table"], used["assignment"], used["summary"])]
+        version = DatasetVersion(
+            number=1, sha256="", warnings=[], splits=[Split(**split, parts=parts, sha256="")]
+        )
+        session.add(Dataset(name="d", versions=[version]))
         session.add(Model(name="m"))
         session.flush()
         ended = database_now(session)
         run = {"model": "m", "kind": "train", "request": {}}
-        session.add(Run(id="queued", status="queued", job=job(queued), **run))
-        session.add(Run(id="ended", status="succeeded", job=job(finished), finished_at=ended, **run))
+        session.add(Run(id="queued", status="queued", job=job(used["queued"], used["queued fit"]), **run))
+        session.add(
+            Run(id="ended", status="succeeded", job=job(finished, finished), finished_at=ended, **run)
+        )
         session.flush()
-        made = {"tasks": [], "fields": {}, "parameters": 1, "bytes": 1}
-        session.add(Version(model="m", number=1, run="ended", sha256=version, **made))
+        made = {"tasks": [], "fields": {}, "parameters": 1, "bytes": 1, "preprocessing": used["fitted"]}
+        session.add(Version(model="m", number=1, run="ended", sha256=used["weights"], **made))
     housekeeping.clean(db, store)
     left = {path.name for path in store.root.rglob("*") if path.is_file()}
-    assert left == {split, version, queued, young}
+    assert left == {*used.values(), young}
     assert {finished, nobodys} & left == set()
 
 

@@ -100,4 +100,7 @@ CASES = [
     Case("Take", {"index": -1}, [_SEQUENCE]),
     Case("Mean", {}, [_SEQUENCE]),
     Case("Permute", {"dims": [2, 1]}, [_SEQUENCE]),
+    Case("LazyLinear", {"out_features": 2}, [_VECTOR]),
+    *_per_dimension("LazyConv", {"out_channels": 2, "kernel_size": 3}, (1, 2)),
+    Case("LazyBatchNorm1d", {}, [_VECTOR]),
 ]

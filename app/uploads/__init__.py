@@ -1,0 +1,1 @@
+"""Clients' files: streamed to storage, read once into tables, and described."""
