@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Body, Query, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.datasets import service
 from app.datasets.ingest import Ingested, Source, ingest_inline, ingest_source
 from app.datasets.schemas import (
+    APPEND_EXAMPLES,
+    REGISTER_EXAMPLES,
     AppendedIn,
     DatasetOut,
     DatasetSummary,
@@ -45,22 +47,20 @@ VersionQuery = Annotated[
     | problem_responses(400, 409, 413, 415, 422),
 )
 def register_dataset(
-    body: RegisterIn, resources: ResourcesDep, session: SessionDep, response: Response
+    body: Annotated[RegisterIn, Body(openapi_examples=REGISTER_EXAMPLES)],
+    resources: ResourcesDep,
+    session: SessionDep,
+    response: Response,
 ) -> DatasetOut:
     """Store the examples of one split, or make splits of the rows of an upload.
 
     A split that a dataset does not have yet makes a new version of it.
     """
-    with resources.db.read() as reading:
-        dataset = service.find(reading, body.name)
-        current = dataset.versions[-1] if dataset else None
-        ingested = _ingest(resources, reading, body, current)
-        version = service.next_version(resources.store, current, ingested, append=False)
+    ingested = _ingest(resources, body.name, body)
+    version, created = service.add(session, resources.store, body.name, ingested)
+    response.status_code = 201 if created else 200
     response.headers["Location"] = f"/v1/datasets/{body.name}"
-    if version is None:
-        response.status_code = 200
-        return _out(session, service.get(session, body.name))
-    return _out(session, service.add_version(session, body.name, version))
+    return _out(session, version)
 
 
 @router.post(
@@ -70,16 +70,19 @@ def register_dataset(
     responses=problem_responses(400, 404, 409, 413, 415, 422),
 )
 def append_rows(
-    dataset: DatasetPath, body: AppendedIn, resources: ResourcesDep, session: SessionDep, response: Response
+    dataset: DatasetPath,
+    body: Annotated[AppendedIn, Body(openapi_examples=APPEND_EXAMPLES)],
+    resources: ResourcesDep,
+    session: SessionDep,
+    response: Response,
 ) -> DatasetOut:
     """Make a new version of the dataset that has further rows; what it has already is not copied."""
     with resources.db.read() as reading:
-        current = service.get(reading, dataset)
-        ingested = _ingest(resources, reading, body, current)
-        version = service.next_version(resources.store, current, ingested, append=True)
-    assert version is not None
+        service.get(reading, dataset)
+    ingested = _ingest(resources, dataset, body)
+    version = service.append(session, resources.store, dataset, ingested)
     response.headers["Location"] = f"/v1/datasets/{dataset}?version={version.number}"
-    return _out(session, service.add_version(session, dataset, version))
+    return _out(session, version)
 
 
 @router.get("", summary="List datasets", responses=problem_responses(422))
@@ -139,11 +142,15 @@ def delete_split(dataset: DatasetPath, split: SplitPath, session: SessionDep, if
     service.remove(session, dataset, split)
 
 
-def _ingest(resources: Resources, session: Session, body: Any, current: DatasetVersion | None) -> Ingested:
+def _ingest(resources: Resources, name: str, body: Any) -> Ingested:
+    """Do all of the work that takes time: before the request's transaction begins."""
     if isinstance(body, SplitIn | InlineAppendIn):
         return ingest_inline(resources.store, body)
-    known = service.known_of(current) if current else None
-    return ingest_source(resources.store, body, _sources(session, body), known)
+    with resources.db.read() as session:
+        dataset = service.find(session, name)
+        known = service.known_of(dataset.versions[-1]) if dataset else None
+        sources = _sources(session, body)
+    return ingest_source(resources.store, body, sources, known)
 
 
 def _sources(session: Session, body: RowsFrom) -> list[Source]:
@@ -158,7 +165,7 @@ def _sources(session: Session, body: RowsFrom) -> list[Source]:
     sources: list[Source] = []
     for pointer, split, wanted in named:
         try:
-            upload = uploads.get(session, wanted)
+            upload = uploads.named(session, wanted)
         except NotFound as error:
             raise Invalid.at(pointer, error.detail) from None
         name = upload.filename or f"upload '{upload.id}'"

@@ -9,13 +9,18 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from app.wire import In, Out, shown_as
 from mtl_core.preprocessing import LabelSpec
-from mtl_core.specs import NAME_PATTERN, Name
+from mtl_core.specs import Name
 
 Values = Annotated[
     list[Any], Field(min_length=1, description="One value per example: a number, or nested lists of numbers.")
 ]
 ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
-UploadId = Annotated[str, Field(pattern=NAME_PATTERN)]
+UploadId = Annotated[
+    str,
+    Field(
+        min_length=1, max_length=255, description="An upload's id, or the filename of the newest that has it."
+    ),
+]
 ColumnEntry = Annotated[
     ColumnName | dict[str, Any],
     Field(description='A column, or `{"name": column, "type": …, …options}`: see docs/datasets.md.'),
@@ -27,17 +32,16 @@ _CIRCLE_SPLIT: dict[str, Any] = {
     "X_dict": {"circle_data": [[0.1, -0.4], [0.9, 0.9], [-0.2, 0.3], [0.8, -0.9]]},
     "Y_dict": {"circle_task": [1, 0, 1, 0]},
 }
-_CENSUS: dict[str, Any] = {
-    "name": "census",
-    "source": {"upload": "upl_01KD8Z6Y0000000000000000AB"},
-    "fields": {"person": {"columns": "*", "types": {"occupation_code": "categorical"}}},
-    "labels": {
-        "income": {"column": "income_50k"},
-        "never_married": {"column": "marital_stat", "positive": ["Never married"]},
-    },
-    "splits": {"train": 0.7, "valid": 0.15, "test": 0.15},
+_MORE_CIRCLES = {member: value for member, value in _CIRCLE_SPLIT.items() if member != "name"}
+_PEOPLE: dict[str, Any] = {
+    "name": "people",
+    "source": {"upload": "people.csv"},
+    "fields": {"person": {"columns": "*"}},
+    "labels": {"income": {"column": "income"}},
+    "splits": {"train": 0.8, "test": 0.2},
     "seed": 1,
 }
+_MORE_PEOPLE: dict[str, Any] = {"source": {"upload": "people.csv"}}
 _CIRCLE_DATASET: dict[str, Any] = {
     "name": "circleDataset",
     "version": 1,
@@ -175,7 +179,7 @@ class RowsFrom(In):
     """A column whose equal values stay in one split; shares are then met only about."""
 
 
-class DatasetIn(RowsFrom, json_schema_extra=shown_as(_CENSUS)):
+class DatasetIn(RowsFrom, json_schema_extra=shown_as(_PEOPLE)):
     """A dataset to be made of uploads."""
 
     name: Name
@@ -189,16 +193,14 @@ class DatasetIn(RowsFrom, json_schema_extra=shown_as(_CENSUS)):
     """Values that mean "missing" in every column, such as `"?"`."""
 
 
-class AppendIn(
-    RowsFrom, json_schema_extra=shown_as({"source": {"upload": "upl_01KD8Z6Y0000000000000000AB"}})
-):
+class AppendIn(RowsFrom, json_schema_extra=shown_as(_MORE_PEOPLE)):
     """Rows to be added; columns mean what they mean in the dataset.
 
     Without `split` or `splits` the rows are dealt by the rule by which the dataset was made.
     """
 
 
-class InlineAppendIn(In, json_schema_extra=shown_as({k: v for k, v in _CIRCLE_SPLIT.items() if k != "name"})):
+class InlineAppendIn(In, json_schema_extra=shown_as(_MORE_CIRCLES)):
     """Examples to be added to a split."""
 
     split: Name
@@ -217,6 +219,16 @@ RegisterIn = Annotated[
 AppendedIn = Annotated[
     Annotated[InlineAppendIn, Tag("<inline>")] | Annotated[AppendIn, Tag("<source>")], Discriminator(_form)
 ]
+
+
+REGISTER_EXAMPLES: dict[str, Any] = {
+    "examples in the request": {"value": _CIRCLE_SPLIT},
+    "rows of an upload": {"value": _PEOPLE},
+}
+APPEND_EXAMPLES: dict[str, Any] = {
+    "examples in the request": {"value": _MORE_CIRCLES},
+    "rows of an upload": {"value": _MORE_PEOPLE},
+}
 
 
 class FieldOut(Out):

@@ -70,69 +70,83 @@ def known_of(version: DatasetVersion) -> Known:
     return Known(Meaning(fields=fields, labels=specs, weights=weights), labels, splitting)
 
 
-def next_version(
-    store: ArtifactStore, current: DatasetVersion | None, ingested: Ingested, *, append: bool
-) -> DatasetVersion | None:
-    """Put new rows to what a dataset has.
-
-    Args:
-        store: Where summaries are.
-        current: The newest version; None for a new dataset.
-        ingested: What a request came to.
-        append: Whether rows may be added to splits that exist.
+def add(session: Session, store: ArtifactStore, name: str, ingested: Ingested) -> tuple[DatasetVersion, bool]:
+    """Give a dataset new splits, or make it of them.
 
     Returns:
-        The next version, not yet in a session; None where all of it is there already.
+        The newest version, and whether it is new: the same splits again are found.
 
     Raises:
-        Conflict: If a split exists with other content, and nothing is to be added to it.
+        Conflict: If a split exists with other content.
         Invalid: If a field is made of other columns, or of arrays of another shape, than in the other splits.
     """
-    before = {split.name: split for split in current.splits} if current else {}
-    for new in ingested.splits:
-        for split in before.values():
-            _check_alike(new, split)
-    if not append:
-        taken = [new for new in ingested.splits if new.name in before]
-        changed = [new.name for new in taken if before[new.name].sha256 != _checksum_of([new.part])]
-        if current and changed:
-            raise Conflict(
-                f"split '{changed[0]}' of dataset '{current.dataset}' exists with other content:"
-                " append to it, or take another name"
-            )
-        if taken and len(taken) == len(ingested.splits):
-            return None
-    rows = [_kept(split) for split in before.values()]
-    by_name = {split.name: split for split in rows}
-    for new in ingested.splits:
-        if new.name not in by_name:
-            by_name[new.name] = Split(name=new.name, position=len(by_name), parts=[])
-        elif not append:
-            continue
-        _add_part(store, by_name[new.name], new)
-    splits = list(by_name.values())
-    _tell_shapes(store, splits)
-    splitting = ingested.splitting.model_dump() if ingested.splitting else None
-    return DatasetVersion(
-        number=current.number + 1 if current else 1,
-        parent=current.number if current else None,
-        splitting=splitting or (current.splitting if current else None),
-        sha256=_checksum(*(f"{split.name} {split.sha256} {_json(_meaning_json(split))}" for split in splits)),
-        warnings=ingested.warnings,
-        splits=splits,
-    )
-
-
-def add_version(session: Session, name: str, version: DatasetVersion) -> DatasetVersion:
-    """Write a version, and its dataset if that is new.
-
-    Raises:
-        IntegrityError: If another request made that version just now.
-    """
-    dataset = find(session, name)
+    dataset = session.get(Dataset, name, with_for_update=True)
     if dataset is None:
         dataset = Dataset(name=name, versions=[])
         session.add(dataset)
+    before = {split.name: split for split in dataset.versions[-1].splits} if dataset.versions else {}
+    taken = [new for new in ingested.splits if new.name in before]
+    for new in taken:
+        if before[new.name].sha256 != _checksum_of([new.part]):
+            raise Conflict(
+                f"split '{new.name}' of dataset '{name}' exists with other content: append to it, or take another name"
+            )
+    if len(taken) == len(ingested.splits):
+        return dataset.versions[-1], False
+    fresh = [new for new in ingested.splits if new.name not in before]
+    return _next_version(session, store, dataset, fresh, ingested), True
+
+
+def append(session: Session, store: ArtifactStore, name: str, ingested: Ingested) -> DatasetVersion:
+    """Add rows to a dataset's splits, and splits that it does not have; what is there is not copied.
+
+    Raises:
+        NotFound: If there is no such dataset.
+        Invalid: If a field is made of other columns, or of arrays of another shape, than in the other splits.
+    """
+    dataset = session.get(Dataset, name, with_for_update=True)
+    if dataset is None:
+        raise missing("dataset", name)
+    return _next_version(session, store, dataset, ingested.splits, ingested)
+
+
+def _next_version(
+    session: Session, store: ArtifactStore, dataset: Dataset, added: Sequence[NewSplit], ingested: Ingested
+) -> DatasetVersion:
+    current = dataset.versions[-1] if dataset.versions else None
+    by_name = {split.name: _kept(split) for split in current.splits} if current else {}
+    for new in added:
+        for split in by_name.values():
+            _check_alike(new, split)
+    for new in added:
+        if new.name not in by_name:
+            by_name[new.name] = Split(name=new.name, parts=[])
+        _add_part(store, by_name[new.name], new)
+    _tell_shapes(store, list(by_name.values()))
+    splitting = ingested.splitting.model_dump() if ingested.splitting else None
+    return _append_version(
+        session,
+        dataset,
+        list(by_name.values()),
+        splitting or (current.splitting if current else None),
+        ingested.warnings,
+    )
+
+
+def _append_version(
+    session: Session, dataset: Dataset, splits: list[Split], splitting: Any, warnings: list[str]
+) -> DatasetVersion:
+    for position, split in enumerate(splits):
+        split.position = position
+    parent = dataset.versions[-1].number if dataset.versions else None
+    version = DatasetVersion(
+        number=(parent or 0) + 1,
+        parent=parent,
+        splitting=splitting,
+        sha256=_checksum(*(f"{split.name} {split.sha256} {_json(_meaning_json(split))}" for split in splits)),
+        warnings=warnings,
+        splits=splits,
+    )
     dataset.versions.append(version)
     session.flush()
     return version
@@ -157,19 +171,7 @@ def remove(session: Session, name: str, split: str | None = None) -> None:
         session.delete(dataset)
         return
     kept = [_kept(row) for row in current.splits if row.name != split]
-    for position, row in enumerate(kept):
-        row.position = position
-    dataset.versions.append(
-        DatasetVersion(
-            number=current.number + 1,
-            parent=current.number,
-            splitting=current.splitting,
-            sha256=_checksum(*(f"{row.name} {row.sha256} {_json(_meaning_json(row))}" for row in kept)),
-            warnings=current.warnings,
-            splits=kept,
-        )
-    )
-    session.flush()
+    _append_version(session, dataset, kept, current.splitting, current.warnings)
 
 
 def parts_of(split: Split) -> list[Part]:

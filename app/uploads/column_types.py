@@ -41,6 +41,16 @@ _TABLE_TYPES: tuple[tuple[Callable[[pa.DataType], bool], pa.DataType], ...] = (
 Batches = Callable[[], Iterable[pa.RecordBatch]]
 
 
+def check_count(columns: int, max_columns: int) -> None:
+    """Refuse more columns than there may be.
+
+    Raises:
+        UnreadableError: If there are too many.
+    """
+    if columns > max_columns:
+        raise UnreadableError(f"the file has {columns:,} columns, and {max_columns:,} are allowed")
+
+
 def check_names(names: Sequence[str], max_columns: int) -> None:
     """Refuse names that cannot be a table's.
 
@@ -49,8 +59,7 @@ def check_names(names: Sequence[str], max_columns: int) -> None:
     """
     if not names:
         raise UnreadableError("the file has no columns")
-    if len(names) > max_columns:
-        raise UnreadableError(f"the file has {len(names):,} columns, and {max_columns:,} are allowed")
+    check_count(len(names), max_columns)
     seen: set[str] = set()
     for i, name in enumerate(names, start=1):
         if not name.strip():

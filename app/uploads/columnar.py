@@ -29,7 +29,8 @@ def parquet_batches(path: Path, max_columns: int) -> Generator[Columnar]:
     with _readable("Parquet"), pq.ParquetFile(path) as file:
         # Nested columns count by their leaves.
         check_names(file.schema_arrow.names, max_columns)
-        yield converted(file.schema_arrow, _checked(file.iter_batches(_ROWS, use_threads=False)))
+        batches = _checked(file.iter_batches(_ROWS, use_threads=False))
+        yield converted(file.schema_arrow, _counted(batches, file.metadata.num_rows))
 
 
 @contextlib.contextmanager
@@ -63,3 +64,14 @@ def _checked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         # Offsets that lie would lead anywhere in memory.
         batch.validate(full=True)
         yield batch
+
+
+def _counted(batches: Iterator[pa.RecordBatch], promised: int) -> Iterator[pa.RecordBatch]:
+    rows = 0
+    for batch in batches:
+        rows += batch.num_rows
+        yield batch
+    if rows != promised:
+        raise UnreadableError(
+            f"the Parquet data are damaged: the footer tells of {promised:,} rows, and there are {rows:,}"
+        )

@@ -118,11 +118,13 @@ class _Column:
 
     def _count(self, values: pa.Array, counts: dict[Any, int]) -> None:
         before = len(counts)
-        for entry in pc.value_counts(values):
-            value = _scalar(entry["values"])
-            if value not in counts and self._is_text:
-                self._budget.text -= len(value)
-            counts[value] = counts.get(value, 0) + entry["counts"].as_py()
+        found = pc.value_counts(values)
+        for value, n in zip(_scalars(found.field("values")), found.field("counts").to_pylist(), strict=True):
+            if value in counts:
+                counts[value] += n
+            else:
+                counts[value] = n
+                self._budget.text -= len(value) if self._is_text else 0
         self._budget.values -= len(counts) - before
         if len(counts) > _MAX_DISTINCT or self._budget.values < 0 or self._budget.text < 0:
             # From here on it is known only that there are at least so many.
@@ -171,6 +173,13 @@ def _scalar(value: pa.Scalar) -> Any:
     except (OverflowError, ValueError):
         # Arrow's years go beyond Python's.
         return str(value.cast(pa.string()))
+
+
+def _scalars(values: pa.Array) -> list[Any]:
+    try:
+        return values.to_pylist()
+    except (OverflowError, ValueError):
+        return [_scalar(value) for value in values]
 
 
 def _finite(value: float) -> float | None:

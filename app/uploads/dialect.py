@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from app.uploads.column_types import check_count
 from app.uploads.faults import UnreadableError
 from app.uploads.options import NULL_VALUES, Options
 from app.uploads.text import MAX_LINE, Text
@@ -21,6 +22,7 @@ csv.field_size_limit(MAX_LINE)
 
 # In the order in which they are believed where several fit equally well: a comma also stands within numbers.
 _DELIMITERS = ("\t", ";", "|", ",")
+_STARTS = frozenset("+-.0123456789")
 _SAMPLE_ROWS = 1000
 _SAMPLE_BYTES = 2 * MAX_LINE
 
@@ -44,11 +46,16 @@ class Dialect:
     columns: tuple[str, ...]
 
 
-def find_dialect(text: Text, options: Options) -> Dialect:
+def find_dialect(text: Text, options: Options, max_columns: int) -> Dialect:
     """Return a file's dialect: what the client said, the rest by its first thousand rows.
 
+    Args:
+        text: The file's text.
+        options: What the client said.
+        max_columns: Columns that it may have.
+
     Raises:
-        UnreadableError: If it has no row, or other columns than the client said.
+        UnreadableError: If it has no row, too many columns or other ones than the client said.
     """
     lines = _sample(text)
     if not any(line.strip() for line in lines):
@@ -60,6 +67,7 @@ def find_dialect(text: Text, options: Options) -> Dialect:
     if strip:
         rows = [[value.strip() for value in row] for row in rows]
     first, *others = rows
+    check_count(len(first), max_columns)
     header = options.header
     if header is None:
         header = _is_header(first, others, options.columns)
@@ -139,6 +147,8 @@ def _has_values(row: Sequence[str]) -> bool:
 def _is_value(value: str) -> bool:
     if value.lower() in ("true", "false"):
         return True
+    if value.strip()[:1] not in _STARTS:
+        return False
     for dtype in (pa.float64(), pa.timestamp("us"), pa.timestamp("us", "UTC")):
         try:
             pc.cast(pa.scalar(value.strip()), dtype)

@@ -109,7 +109,7 @@ def _read_text(path: Path, table: Path, head: bytes, options: Options, limits: L
         file = JsonLinesFile(text, limits.max_columns)
         read_as |= {"format": "jsonl"}
     else:
-        dialect = find_dialect(text, options)
+        dialect = find_dialect(text, options, limits.max_columns)
         check_names(dialect.columns, limits.max_columns)
         file = CsvFile(text, dialect, options.null_values)
         read_as |= {"format": "csv"} | asdict(dialect) | {"null_values": list(options.null_values)}

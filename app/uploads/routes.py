@@ -26,17 +26,25 @@ router = APIRouter()
 _files = APIRouter(prefix="/uploads", tags=["uploads"], route_class=FileEndpoint)
 _uploads = APIRouter(prefix="/uploads", tags=["uploads"], route_class=Endpoint)
 
-_EXAMPLE = "age,education\n38,Bachelors\n52,Doctorate\n"
+_EXAMPLE = """age,education,income
+38,Bachelors,high
+52,Doctorate,high
+19,School,low
+44,School,low
+61,Bachelors,high
+23,Bachelors,low
+35,Doctorate,high
+28,School,low
+57,School,high
+31,Bachelors,
+"""
 _FILE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _BODY: dict[str, Any] = {
     "required": True,
-    "description": "The file's bytes.",
+    "description": "The file's bytes, of any media type but `multipart/…`.",
     "content": {
         "application/octet-stream": _FILE | {"example": _EXAMPLE},
         "text/csv": _FILE | {"example": _EXAMPLE},
-        "application/x-ndjson": _FILE | {"example": '{"age": 38}\n{"age": 52}\n'},
-        "application/vnd.apache.parquet": _FILE,
-        "application/vnd.apache.arrow.file": _FILE,
     },
 }
 

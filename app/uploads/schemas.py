@@ -105,13 +105,15 @@ class UploadQuery(ReadingIn):
     """The file's name; by default that of `Content-Disposition`."""
 
 
-class SourceIn(ReadingIn, json_schema_extra=shown_as({"url": "file:///srv/data/people.csv"})):
+class SourceIn(
+    ReadingIn, json_schema_extra=shown_as({"upload": "people.csv", "delimiter": ",", "header": True})
+):
     """A file that is there already: where the operator allows, or an earlier upload, to be read otherwise."""
 
     url: Annotated[str, Field(max_length=4096)] | None = None
     """A `file://` or `s3://` URL below one of the places that the operator allows."""
-    upload: Annotated[str, Field(max_length=40)] | None = None
-    """An upload's id."""
+    upload: Annotated[str, Field(max_length=255)] | None = None
+    """An upload's id, or the filename of the newest that has it."""
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:

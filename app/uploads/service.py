@@ -88,7 +88,7 @@ def from_source(
     """
     if body.upload is not None:
         with db.read() as session:
-            row = get(session, body.upload)
+            row = named(session, body.upload)
         options = body.options(text_format(row.filename))
         path = store.path(row.sha256)
         return Incoming(path, folder, row.filename, row.sha256, row.bytes, options, "/upload")
@@ -152,6 +152,19 @@ def get(session: Session, upload: str) -> Upload:
     row = session.get(Upload, upload)
     if row is None:
         raise missing("upload", upload)
+    return row
+
+
+def named(session: Session, wanted: str) -> Upload:
+    """Return an upload by its id, or else the newest that has a filename.
+
+    Raises:
+        NotFound: If there is none.
+    """
+    by_name = select(Upload).where(Upload.filename == wanted).order_by(Upload.id.desc()).limit(1)
+    row = session.get(Upload, wanted) or session.scalar(by_name)
+    if row is None:
+        raise missing("upload", wanted)
     return row
 
 

@@ -33,7 +33,10 @@ def fetch(url: str, allowed: Sequence[str], target: Path, max_bytes: int) -> str
     Raises:
         Invalid: If the URL is not allowed, leads out of what is, or there is no such file.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise Invalid.at(_POINTER, f"this is no URL: {error}") from None
     path = unquote(parts.path) if parts.scheme == "file" else parts.path
     steps = path.split("/")[1:]
     # Nothing of a URL is left to be understood in two ways.

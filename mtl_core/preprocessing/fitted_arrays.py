@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -16,6 +17,8 @@ from mtl_core.preprocessing.columns import FLOAT32_MAX, Categories, ColumnError,
 from mtl_core.preprocessing.fitted import FittedBase
 from mtl_core.preprocessing.words import SPECIAL, Words
 from mtl_core.specs import DType
+
+_SCALED_AT_ONCE = 2**20
 
 SentenceEncoder: TypeAlias = Callable[[list[str]], NDArray[np.float32]]
 """Texts to vectors ``[n, dim]``."""
@@ -151,13 +154,20 @@ class FittedTensor(FittedBase):
             return np.zeros((len(array), *self.shape), dtype=self.dtype)
         if self.dtype == "int64":
             return self._integers(tensors.values)
-        out = _float32(tensors.values)
-        if self.center != 0.0 or self.scale != 1.0:
-            out -= np.float32(self.center)
+        out = self._scaled(tensors.values)
+        out[~tensors.given] = 0.0
+        return out
+
+    def _scaled(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        if values.dtype == np.float32 and (self.center, self.scale) == (0.0, 1.0):
+            return np.array(values)
+        out = np.empty(values.shape, dtype=np.float32)
+        step = max(1, _SCALED_AT_ONCE // math.prod(self.shape))
+        for start in range(0, len(values), step):
+            rows = values[start : start + step].astype(np.float64)
             with np.errstate(over="ignore"):
-                out /= np.float32(self.scale)
-            np.clip(out, -FLOAT32_MAX, FLOAT32_MAX, out=out)
-            out[~tensors.given] = 0.0
+                scaled = (rows - self.center) / self.scale
+            out[start : start + step] = np.clip(scaled, -FLOAT32_MAX, FLOAT32_MAX)
         return out
 
     def _integers(self, values: NDArray[Any]) -> NDArray[np.int64]:
@@ -166,9 +176,3 @@ class FittedTensor(FittedBase):
             if len(wrong):
                 raise ColumnError(self.name, int(wrong[0]), "numbers with a fraction where integers are due")
         return np.array(values, dtype=np.int64)
-
-
-def _float32(values: NDArray[Any]) -> NDArray[np.float32]:
-    if values.dtype == np.float64:
-        values = np.clip(values, -FLOAT32_MAX, FLOAT32_MAX)
-    return np.array(values, dtype=np.float32)

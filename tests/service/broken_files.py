@@ -59,7 +59,7 @@ def _csv_files() -> Iterator[Broken]:
     yield Broken("only-a-mark.csv", b"\xef\xbb\xbf", "no rows")
     yield Broken("short-row.csv", b"a,b,c\n1,2,3\n4,5\n", "2 values where there are 3", 3, "c")
     yield Broken("long-row.csv", b"a,b\n1,2\n3,4,5\n", "3 values where there are 2", 3)
-    yield Broken("late-short-row.csv", ROWS * 1 + b"39\n", "1 values", 1002, "education")
+    yield Broken("late-short-row.csv", ROWS + b"39\n", "1 values", 1002, "education")
     yield Broken("short-row-after-text-of-two-lines.csv", b'a,b\n"x\ny",1\n2\n', "1 values", 4, "b")
     yield Broken("quote-never-closed.csv", b'a,b\n1,"x\n2,y\n', "bad quotes", 2)
     yield Broken("duplicate-header.csv", b"a,b,a\n1,2,3\n", "two columns are called 'a'", None, "a")
@@ -89,7 +89,7 @@ def _csv_files() -> Iterator[Broken]:
 
 
 def _compressed_files() -> Iterator[Broken]:
-    whole = gzip.compress(np.random.default_rng(3).integers(0, 10, 50_000).astype("S").tobytes())
+    whole = gzip.compress(np.random.default_rng(3).integers(0, 10, 50_000).astype("S1").tobytes())
     yield Broken("cut.csv.gz", whole[:-2000], "gzip data are damaged or break off")
     yield Broken("altered.csv.gz", whole[:2000] + b"\xff\0" + whole[2002:], "gzip data are damaged")
     yield Broken("only-head.csv.gz", whole[:12], "gzip data are damaged")
@@ -154,7 +154,7 @@ def _columnar_files() -> Iterator[Broken]:
     yield Broken("noise-for-footer.parquet", parquet[:start] + noise + parquet[-8:], "")
     footer = parquet[start:-8]
     many = footer.replace(_varint(5000), _varint(8191))
-    yield Broken("lying-footer.parquet", parquet[:start] + many + parquet[-8:], "")
+    yield Broken("lying-footer.parquet", parquet[:start] + many + parquet[-8:], "Parquet data are damaged")
     yield Broken("pages-gone.parquet", parquet[:4] + bytes(start - 4) + parquet[start:], "Parquet data")
     yield Broken("no-parquet.csv", ROWS, "Parquet data", query={"format": "parquet"})
     yield Broken("no-rows.parquet", _parquet(table.slice(0, 0)), "no rows")

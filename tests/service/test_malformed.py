@@ -319,7 +319,7 @@ CASES = [
     split("name path traversal", "/name", "../../x"),
     split("split empty", "/split", ""),
     split("split with slash", "/split", "a/b"),
-    split("unknown field", "/source", {"upload": "upl_x"}),
+    split("unknown field", "/sources", {"upload": "upl_x"}),
     split("X a list", "/X_dict", [[1, 2]]),
     split("X empty", "/X_dict", {}),
     split("X null", "/X_dict", None),
@@ -465,7 +465,7 @@ CASES = [
     trainer("split a number", {"train_split": 1}),
     trainer("split of no dataset", {"train_split": "nope"}, "/datasets"),
     # Predictions.
-    predict("without inputs", {}, "/inputs"),
+    predict("without inputs", {}, ""),
     predict("inputs a list", {"inputs": [[1, 2]]}, "/inputs"),
     predict("inputs empty", {"inputs": {}}, "/inputs"),
     predict("no row", {"inputs": {"circle_data": []}}, "/inputs/circle_data"),

@@ -67,8 +67,17 @@ def resolved(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]
 
 def example_of(document: dict[str, Any], operation: dict[str, Any]) -> Any:
     """Return the example that Swagger UI puts into an operation's body."""
-    content = operation["requestBody"]["content"]["application/json"]
-    return resolved(document, content["schema"])["examples"][0]
+    return next(iter(examples_of(document, operation).values()))
+
+
+def examples_of(document: dict[str, Any], operation: dict[str, Any]) -> dict[str, Any]:
+    """Return the examples that Swagger UI offers, by name; a file's is its text."""
+    content = next(iter(operation["requestBody"]["content"].values()))
+    if "examples" in content:
+        return {name: example["value"] for name, example in content["examples"].items()}
+    if "example" in content:
+        return {"": content["example"]}
+    return {"": resolved(document, content["schema"])["examples"][0]}
 
 
 def test_every_operation_is_described(document: dict[str, Any]) -> None:
@@ -98,14 +107,22 @@ def test_the_examples_work_one_after_the_other(fresh: Api, document: dict[str, A
     listed = operations(document)
     filled = {"model": "shapes", "task": "circle_task", "version": "latest", "alias": "default"}
 
-    def press(name: str, status: int) -> Any:
+    def press(name: str, status: int, which: int = 0, query: str = "") -> Any:
         operation = listed[name]
-        path = operation["path"].format(**filled)
-        body = example_of(document, operation) if "requestBody" in operation else None
-        return fresh.call(operation["method"].upper(), path, status, json=body).json()
+        path = operation["path"].format(**filled) + query
+        body = {}
+        if "requestBody" in operation:
+            example = list(examples_of(document, operation).values())[which]
+            body = {"content": example} if isinstance(example, str) else {"json": example}
+        return fresh.call(operation["method"].upper(), path, status, **body).json()
 
     press("register_task", 201)
-    press("register_split", 201)
+    upload = press("upload_file", 201, query="?filename=people.csv")
+    assert press("upload_from", 201)["sha256"] == upload["sha256"]
+    for which in (0, 1):
+        press("register_dataset", 201, which)
+        filled |= {"dataset": ("circleDataset", "people")[which]}
+        assert press("append_rows", 201, which)["version"] == 2
     press("create_model", 201)
     press("put_task", 200)
     run = press("start_run", 202)
@@ -115,10 +132,11 @@ def test_the_examples_work_one_after_the_other(fresh: Api, document: dict[str, A
     press("put_alias", 201)
     fresh.ended(press("start_scoring", 202)["id"])
     # Whatever takes a body was pressed.
-    pressed = {"register_task", "register_split", "create_model", "put_task", "start_run"}
+    pressed = {"register_task", "register_dataset", "append_rows", "create_model", "put_task", "start_run"}
+    pressed |= {"upload_file", "upload_from"}
     pressed |= {"predict_task", "predict_tasks", "put_alias", "start_scoring"}
     assert {name for name, operation in listed.items() if "requestBody" in operation} == pressed
-    filled |= {"dataset": "circleDataset", "split": "train", "run": run["id"]}
+    filled |= {"dataset": "circleDataset", "split": "train", "run": run["id"], "upload": upload["id"]}
     for name, operation in listed.items():
         if operation["method"] == "get" and operation["path"] not in (STREAM, "/metrics"):
             press(name, 200)
@@ -132,6 +150,17 @@ def map_path_parameters(_context: Any, path_parameters: dict[str, Any] | None) -
     return {
         name: known.get(name, "1" if name == "version" else value) for name, value in path_parameters.items()
     }
+
+
+@schemathesis.serializer(
+    "text/csv",
+    "application/x-ndjson",
+    "application/vnd.apache.parquet",
+    "application/vnd.apache.arrow.file",
+)
+def as_file(_context: Any, value: Any) -> bytes:
+    """Send any value as the bytes of a file."""
+    return value if isinstance(value, bytes) else str(value).encode(errors="replace")
 
 
 # Made in this process, so that every operation is a test of its own; the requests go to the real server.

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from app.storage.artifacts import ArtifactStore, DamagedArtifactError
+from app.storage.artifacts import ArtifactStore, DamagedArtifactError, StoredFile
 
 
 def test_content_is_stored_once_under_its_checksum(store: ArtifactStore) -> None:
@@ -100,3 +103,62 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     store.root.rmdir()
     with pytest.raises(OSError, match="artifacts"):
         store.check_writable()
+
+
+def test_files_are_moved_into_the_store_once(store: ArtifactStore) -> None:
+    past = time.time() - 100
+    for _ in range(2):
+        with store.scratch() as folder:
+            (folder / "file").write_bytes(b"rows" * 2**20)
+            os.utime(folder / "file", (past, past))
+            stored = store.put_file(folder / "file")
+            assert list(folder.iterdir()) == []
+        assert stored == StoredFile(hashlib.sha256(b"rows" * 2**20).hexdigest(), 4 * 2**20)
+        # It is young however old the file was, and stays so when it comes again.
+        assert store.collect(set(), older_than_s=50) == []
+        os.utime(store.path(stored.sha256), (past, past))
+    store.path(stored.sha256).write_bytes(b"damaged")
+    with store.scratch() as folder:
+        (folder / "file").write_bytes(b"rows" * 2**20)
+        store.put_file(folder / "file")
+    assert store.path(stored.sha256).stat().st_size == 4 * 2**20
+
+
+def test_a_path_is_checked_unless_told_otherwise(store: ArtifactStore) -> None:
+    sha256 = store.put(b"weights")
+    store.path(sha256).write_bytes(b"wrong")
+    assert store.path(sha256, verify=False).read_bytes() == b"wrong"
+    with pytest.raises(DamagedArtifactError, match="damaged"):
+        store.path(sha256)
+    with pytest.raises(DamagedArtifactError, match="missing"):
+        store.path("0" * 64, verify=False)
+
+
+def test_scratch_is_gone_afterwards(store: ArtifactStore) -> None:
+    def fail() -> None:
+        with store.scratch() as folder:
+            (folder / "file").write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert list(store.root.iterdir()) == []
+
+
+def test_scratch_of_a_killed_process_is_collected_and_that_of_others_kept(store: ArtifactStore) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from app.storage.artifacts import ArtifactStore\n"
+        "with ArtifactStore(Path(sys.argv[1])).scratch() as folder:\n"
+        "    (folder / 'file').write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, store.root], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = store.root.iterdir()
+    past = time.time() - 100
+    with store.scratch() as folder:
+        for path in (left, folder.parent):
+            os.utime(path, (past, past))
+        assert store.collect(set(), older_than_s=200) == []
+        assert store.collect(set(), older_than_s=50) == [left.name]
+        assert folder.is_dir()

@@ -30,6 +30,7 @@ from mtl_core.preprocessing import (
 )
 from tests.mtl_core.preprocessing.columns import encode, fit, summarise
 
+RNG = np.random.default_rng(0)
 AGES = [1.0, 2.0, 3.0, 4.0, 10.0, None]  # mean 4, deviation √10, median 3, quartiles 2 and 4
 
 
@@ -278,6 +279,23 @@ def test_missing_tensors_and_numbers_in_them_are_zero() -> None:
     storage = pa.array([[1.0, math.nan], None, [math.inf, -9.0]], pa.list_(pa.float64(), 2))
     array = pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float64(), [2]), storage)
     assert encode(TensorColumn(name="x", missing=[-9]), array, array) == [[1, 0], [0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("scale", ["none", "standard", "minmax"])
+@pytest.mark.parametrize("train", [[1e308, -1e308], [3e38, -3e38], [1e-300, 2e-300], [0.0, 0.0]])
+def test_tensors_of_any_size_stay_finite(scale: Any, train: list[float]) -> None:
+    field = fit(TensorColumn(name="x", scale=scale), _tensors(np.array([train])))
+    encoded = field.encode({"x": _tensors(np.array([train, train[::-1], [1e308, -1e308]]))})
+    assert encoded.dtype == np.float32
+    assert np.isfinite(encoded).all()
+
+
+def test_many_tensors_are_scaled_alike() -> None:
+    images = _tensors(RNG.integers(0, 256, (300, 64, 64), dtype=np.uint8))
+    field = fit(TensorColumn(name="x", scale="standard"), images)
+    encoded = field.encode({"x": images})
+    assert encoded[299:].tobytes() == field.encode({"x": images[299:]}).tobytes()
+    assert (float(encoded.mean()), float(encoded.std())) == pytest.approx((0, 1), abs=1e-4)
 
 
 def _tensors(values: np.ndarray[Any, Any]) -> pa.Array:
