@@ -10,7 +10,7 @@ import lzma
 import pickle
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ class Broken:
 
     Attributes:
         filename: Its name.
-        content: Its bytes.
+        content: Its bytes, or what makes them: a bomb takes seconds, and every test process lists all files.
         says: What the problem's detail holds.
         row: The line that it names.
         column: The column that it names.
@@ -36,11 +36,15 @@ class Broken:
     """
 
     filename: str
-    content: bytes
+    content: bytes | Callable[[], bytes]
     says: str = ""
     row: int | None = None
     column: str | None = None
     query: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def data(self) -> bytes:
+        """Return the bytes."""
+        return self.content() if callable(self.content) else self.content
 
 
 def broken_files() -> Iterator[Broken]:
@@ -105,10 +109,11 @@ def _compressed_files() -> Iterator[Broken]:
         with pa.CompressedOutputStream(sink, codec) as stream:
             stream.write(np.random.default_rng(4).integers(48, 58, 300_000, np.uint8).tobytes())
         yield Broken(f"cut.csv.{codec}", sink.getvalue().to_pybytes()[:-5000], f"{codec} data are damaged")
-    bomb = b"a,b\n" + b"1,2\n" * (80 * 2**20)
-    yield Broken("bomb.csv.gz", gzip.compress(bomb), "bomb")
-    yield Broken("bomb.csv.bz2", bz2.compress(bomb), "bomb")
-    yield Broken("bomb.zip", _zip({"rows.csv": bomb}), "bomb")
+    # Streams put together are one file.
+    rows = b"1,2\n" * (2**20)
+    yield Broken("bomb.csv.gz", lambda: gzip.compress(rows) * 80, "bomb")
+    yield Broken("bomb.csv.bz2", lambda: bz2.compress(rows) * 80, "bomb")
+    yield Broken("bomb.zip", lambda: _zip({"rows.csv": rows * 80}), "bomb")
     yield Broken("two-members.zip", _zip({"a.csv": ROWS, "b.csv": ROWS}), "2 files")
     yield Broken("no-members.zip", _zip({}), "0 files")
     yield Broken("cut.zip", _zip({"a.csv": ROWS})[:-30], "zip")
@@ -162,8 +167,7 @@ def _columnar_files() -> Iterator[Broken]:
     yield Broken("bytes.parquet", _parquet(pa.table({"b": [b"\0"]})), "not supported", None, "b")
     huge = pa.table({"n": pa.array([1, 2**64 - 1], pa.uint64())})
     yield Broken("beyond-int64.parquet", _parquet(huge), "no place", None, "n")
-    repeated = pa.table({"a": pa.array(["x" * 2**20] * 1000).dictionary_encode()})
-    yield Broken("bomb.parquet", _parquet(repeated, compression="zstd"), "bomb")
+    yield Broken("bomb.parquet", _parquet_bomb, "bomb")
     arrow = _arrow(table)
     yield Broken("cut.arrow", arrow[:-300], "Arrow data are damaged")
     yield Broken("half.arrow", arrow[: len(arrow) // 2], "Arrow data are damaged")
@@ -191,7 +195,7 @@ def _array_files() -> Iterator[Broken]:
     member = io.BytesIO()
     np.lib.format.write_array_header_1_0(member, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)})
     yield Broken("lying.npz", _zip({"a.npy": member.getvalue()}), "", None, "a")
-    yield Broken("bomb.npz", _npz(np.savez_compressed, a=np.zeros(40 * 2**20)), "bomb")
+    yield Broken("bomb.npz", lambda: _npz(np.savez_compressed, a=np.zeros(40 * 2**20)), "bomb")
     good = safetensors.numpy.save({"a": np.arange(100)})
     yield Broken("cut.safetensors", good[:-10], "safetensors data are damaged")
     header = json.dumps({"a": {"dtype": "F32", "shape": [10**9], "data_offsets": [0, 4 * 10**9]}}).encode()
@@ -220,6 +224,11 @@ def _zip(members: dict[str, bytes]) -> bytes:
         for name, content in members.items():
             archive.writestr(name, content)
     return file.getvalue()
+
+
+def _parquet_bomb() -> bytes:
+    repeated = pa.table({"a": pa.array(["x" * 2**20] * 1000).dictionary_encode()})
+    return _parquet(repeated, compression="zstd")
 
 
 def _parquet(table: pa.Table, **options: Any) -> bytes:

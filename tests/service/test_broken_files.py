@@ -37,7 +37,7 @@ def stored(server: ServerProcess) -> list[str]:
 def test_a_broken_file_is_answered_with_a_problem(server: ServerProcess, fresh: Api, file: Broken) -> None:
     started = time.monotonic()
     response = fresh.http.post(
-        "/v1/uploads", params={"filename": file.filename} | file.query, content=file.content
+        "/v1/uploads", params={"filename": file.filename} | file.query, content=file.data()
     )
     assert response.status_code == 422, response.text[:2000]
     problem = check_problem(response)
