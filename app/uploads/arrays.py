@@ -1,6 +1,4 @@
 """NPZ and safetensors files as batches: arrays of one length, numbers as columns and the rest as tensors."""
-# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
 
 from __future__ import annotations
 

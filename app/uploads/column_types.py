@@ -1,6 +1,4 @@
 """The types that a table's columns have: those of other formats converted, those of text found in its values."""
-# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false, reportUnknownLambdaType=false
 
 from __future__ import annotations
 

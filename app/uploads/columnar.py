@@ -1,6 +1,4 @@
 """Parquet files, and Arrow IPC files and streams, as batches."""
-# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
 
 from __future__ import annotations
 

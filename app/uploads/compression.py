@@ -1,5 +1,4 @@
 """Compressed files, recognised by their first bytes and unpacked as a stream."""
-# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 

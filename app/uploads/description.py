@@ -1,6 +1,4 @@
 """What a table's columns hold: missing and distinct values, range, frequent values; found while it is written."""
-# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -13,6 +11,8 @@ import pyarrow.compute as pc
 from app.uploads.records import shortened, to_json
 
 _MAX_DISTINCT = 100_000
+# Of fractions hardly two are equal, and nobody asks how many there are.
+_MAX_DISTINCT_FLOATS = 1_000
 # Of all columns together: what is counted is kept in memory.
 _MAX_COUNTED = 2_000_000
 _MAX_COUNTED_TEXT = 64 * 2**20
@@ -126,7 +126,8 @@ class _Column:
                 counts[value] = n
                 self._budget.text -= len(value) if self._is_text else 0
         self._budget.values -= len(counts) - before
-        if len(counts) > _MAX_DISTINCT or self._budget.values < 0 or self._budget.text < 0:
+        most = _MAX_DISTINCT_FLOATS if self._is_float else _MAX_DISTINCT
+        if len(counts) > most or self._budget.values < 0 or self._budget.text < 0:
             # From here on it is known only that there are at least so many.
             self._budget.values += len(counts)
             self._budget.text += sum(map(len, counts)) if self._is_text else 0

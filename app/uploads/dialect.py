@@ -1,5 +1,4 @@
 """The dialect of a CSV file: delimiter, quote, blanks after the delimiter, and whether the first row holds names."""
-# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
 """JSON Lines files as batches: one object a line, its values numbers, texts, truth values or lists of them."""
-# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
 
 from __future__ import annotations
 

@@ -3,8 +3,6 @@
 A file that makes the reader crash, swell or run for ever ends this process, and not the server that started it.
 Instructions come as JSON by standard input; what was found goes out as JSON by standard output.
 """
-# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
 
 from __future__ import annotations
 

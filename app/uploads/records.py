@@ -1,13 +1,11 @@
 """Rows of a table as JSON records."""
-# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +43,7 @@ def to_json(value: Any) -> Any:
         case date():
             return value.isoformat()
         case list():
-            return [to_json(entry) for entry in value]
+            return [to_json(entry) for entry in cast("list[Any]", value)]
         case _:
             return value
 
@@ -55,10 +53,8 @@ def shortened(value: Any) -> Any:
     match value:
         case str() if len(value) > _MAX_TEXT:
             return value[: _MAX_TEXT - 1] + "…"
-        case list() if len(value) > _MAX_NUMBERS:
-            return [shortened(entry) for entry in value[:_MAX_NUMBERS]]
         case list():
-            return [shortened(entry) for entry in value]
+            return [shortened(entry) for entry in cast("list[Any]", value)[:_MAX_NUMBERS]]
         case _:
             return value
 

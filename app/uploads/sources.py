@@ -1,5 +1,4 @@
 """Files that a client only names: copied from where the operator allows, and from nowhere else."""
-# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 

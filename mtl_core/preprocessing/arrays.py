@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pyarrow import types
 
-from mtl_core.preprocessing.arrow import Column, pa, pc, types
+from mtl_core.preprocessing.arrow import Column
 from mtl_core.preprocessing.columns import (
     Categories,
     ColumnError,

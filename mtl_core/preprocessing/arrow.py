@@ -1,17 +1,10 @@
-"""pyarrow as values of any type: it brings no types of its own."""
-
-# pyright: reportMissingTypeStubs=false
+"""What columns of raw values are."""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import pyarrow
-import pyarrow.compute
+import pyarrow as pa
 
-Column: TypeAlias = Any
-"""A ``pyarrow.Array`` or ``pyarrow.ChunkedArray`` of raw values, one for each row."""
-
-pa: Any = pyarrow
-pc: Any = pyarrow.compute
-types: Any = pyarrow.types
+Column: TypeAlias = pa.Array | pa.ChunkedArray
+"""Raw values, one for each row."""

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pyarrow import types
 
 from mtl_core.errors import TaskloomError
-from mtl_core.preprocessing.arrow import Column, pa, pc, types
+from mtl_core.preprocessing.arrow import Column
 
 MAX_TEXT = 100_000
 """Characters of a text that are read."""

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pyarrow import types
 
-from mtl_core.preprocessing.arrow import Column, pa, pc, types
+from mtl_core.preprocessing.arrow import Column
 from mtl_core.preprocessing.columns import ColumnError, Missing, flat, given_texts, is_text, parse, wrong_type
 from mtl_core.preprocessing.specs import DatePart
 

@@ -7,11 +7,13 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow import types
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
 from mtl_core.preprocessing.arrays import read_tensors
-from mtl_core.preprocessing.arrow import Column, pa, types
+from mtl_core.preprocessing.arrow import Column
 from mtl_core.preprocessing.columns import (
     FLOAT32_MAX,
     Categories,

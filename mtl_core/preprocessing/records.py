@@ -7,10 +7,12 @@ from itertools import chain
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mtl_core.errors import Fault, SpecError, pointer_to
-from mtl_core.preprocessing.arrow import Column, pa, pc
+from mtl_core.preprocessing.arrow import Column
 from mtl_core.preprocessing.columns import ColumnError, category_text, shown
 from mtl_core.preprocessing.fitted import FittedList
 from mtl_core.preprocessing.fitted_arrays import FittedSequence, FittedTensor

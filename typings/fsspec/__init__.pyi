@@ -1,0 +1,4 @@
+# fsspec brings no types of its own.
+from typing import Any
+
+def __getattr__(name: str) -> Any: ...
