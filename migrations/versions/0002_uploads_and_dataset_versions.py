@@ -100,4 +100,23 @@ def _pin_jobs_anew() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("splits of tables cannot become the tensors that they were before")
+    with op.batch_alter_table("versions") as versions:
+        versions.drop_column("preprocessing")
+    op.drop_table("splits")
+    op.drop_table("dataset_versions")
+    op.execute("DELETE FROM datasets")
+    op.create_table(
+        "splits",
+        sa.Column("dataset", sa.String(length=128), nullable=False),
+        sa.Column("name", sa.String(length=128), nullable=False),
+        sa.Column("rows", sa.Integer(), nullable=False),
+        sa.Column("fields", sa.JSON(), nullable=False),
+        sa.Column("labels", sa.JSON(), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(["dataset"], ["datasets.name"]),
+        sa.PrimaryKeyConstraint("dataset", "name"),
+    )
+    op.create_index("ix_splits_sha256", "splits", ["sha256"])
+    op.drop_table("uploads")

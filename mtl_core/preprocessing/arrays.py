@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types
 
-from mtl_core.preprocessing.arrow import Column
 from mtl_core.preprocessing.columns import (
     Categories,
+    Column,
     ColumnError,
     Missing,
     flat,

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from pyarrow import types
 
 from mtl_core.errors import TaskloomError
-from mtl_core.preprocessing.arrow import Column
+
+Column: TypeAlias = pa.Array | pa.ChunkedArray
+"""Raw values of a column, one for each row."""
 
 MAX_TEXT = 100_000
 """Characters of a text that are read."""

@@ -12,8 +12,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types
 
-from mtl_core.preprocessing.arrow import Column
-from mtl_core.preprocessing.columns import ColumnError, Missing, flat, given_texts, is_text, parse, wrong_type
+from mtl_core.preprocessing.columns import (
+    Column,
+    ColumnError,
+    Missing,
+    flat,
+    given_texts,
+    is_text,
+    parse,
+    wrong_type,
+)
 from mtl_core.preprocessing.specs import DatePart
 
 Micros = NDArray[np.int64]

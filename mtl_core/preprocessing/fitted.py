@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from mtl_core.preprocessing.arrays import Lists, list_numbers, read_lists
-from mtl_core.preprocessing.arrow import Column
 from mtl_core.preprocessing.columns import (
     FLOAT32_MAX,
     Categories,
+    Column,
     Missing,
     read_booleans,
     read_categories,

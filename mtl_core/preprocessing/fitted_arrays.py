@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from mtl_core.preprocessing.arrays import Lists, Tensors, list_categories, read_lists, read_tensors
-from mtl_core.preprocessing.arrow import Column
-from mtl_core.preprocessing.columns import FLOAT32_MAX, Categories, ColumnError, read_texts
+from mtl_core.preprocessing.columns import FLOAT32_MAX, Categories, Column, ColumnError, read_texts
 from mtl_core.preprocessing.fitted import FittedBase
 from mtl_core.preprocessing.words import SPECIAL, Words
 from mtl_core.specs import DType

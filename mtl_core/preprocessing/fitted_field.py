@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from mtl_core.preprocessing.arrow import Column
-from mtl_core.preprocessing.columns import ColumnError
+from mtl_core.preprocessing.columns import Column, ColumnError
 from mtl_core.preprocessing.fitted import (
     FittedBoolean,
     FittedDatetime,

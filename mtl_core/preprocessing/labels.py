@@ -13,10 +13,10 @@ from pyarrow import types
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
 from mtl_core.preprocessing.arrays import read_tensors
-from mtl_core.preprocessing.arrow import Column
 from mtl_core.preprocessing.columns import (
     FLOAT32_MAX,
     Categories,
+    Column,
     ColumnError,
     Missing,
     category_text,

@@ -12,8 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mtl_core.errors import Fault, SpecError, pointer_to
-from mtl_core.preprocessing.arrow import Column
-from mtl_core.preprocessing.columns import ColumnError, category_text, shown
+from mtl_core.preprocessing.columns import Column, ColumnError, category_text, shown
 from mtl_core.preprocessing.fitted import FittedList
 from mtl_core.preprocessing.fitted_arrays import FittedSequence, FittedTensor
 from mtl_core.preprocessing.fitted_field import FittedColumn, FittedField

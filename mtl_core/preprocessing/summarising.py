@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtl_core.preprocessing.arrays import list_categories, list_numbers, read_lists, read_tensors
-from mtl_core.preprocessing.arrow import Column
 from mtl_core.preprocessing.columns import (
     FLOAT32_MAX,
+    Column,
     ColumnError,
     Missing,
     read_booleans,
