@@ -243,7 +243,7 @@ def _label_warnings(task: str, label: FittedLabel, counted: Mapping[str, LabelSu
 def _order_codes(values: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
     """Number values by first appearance: columns that say the same in other words come out equal."""
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    if pa.types.is_nested(array.type) or isinstance(array.type, pa.ExtensionType):
+    if pa.types.is_nested(array.type) or isinstance(array.type, pa.BaseExtensionType):
         return np.arange(len(array))
     codes = array.dictionary_encode(null_encoding="encode")
     return codes.indices.to_numpy(zero_copy_only=False).astype(np.int64)
