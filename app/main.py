@@ -28,6 +28,7 @@ from app.runs import routes as runs
 from app.scores import routes as scores
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
+from app.storage.encoders import SentenceEncoders
 from app.tasks import routes as tasks
 from app.tasks.service import warm_up
 from app.uploads import routes as uploads
@@ -45,9 +46,10 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         db = Database(settings.resolved_database_url)
         store = ArtifactStore(settings.artifacts_dir)
-        app.state.resources = Resources(settings, db, store)
+        encoders = SentenceEncoders(settings.sentence_encoders)
+        app.state.resources = Resources(settings, db, store, encoders)
         app.state.reading_slots = CapacityLimiter(settings.reading_slots)
-        app.state.loaded_versions = LoadedVersions(store, settings)
+        app.state.loaded_versions = LoadedVersions(store, settings, encoders)
         # torch loads what the first check of a task needs, some two seconds' worth, while nobody waits for it.
         warming = threading.Thread(target=warm_up, daemon=True, name="warm-up")
         warming.start()

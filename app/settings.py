@@ -62,6 +62,10 @@ class Settings(BaseSettings):
 
     dataset_memory_mib: Annotated[int, Field(ge=1)] = 512
     """Encoded examples that one run may hold in memory, in MiB; a run with more trains from mapped files."""
+    sentence_encoders: dict[str, Path] = {}
+    """Sentence encoders that text columns may name: JSON object of names and folders, each as `sentence-transformers`
+    saves one; needs `pip install 'taskloom[text]'`."""
+
     worker_slots: Annotated[int, Field(ge=1, le=256)] = 1
     """Runs that one worker trains side by side."""
     lease_seconds: Annotated[float, Field(gt=0, le=3600)] = 15.0

@@ -5,7 +5,7 @@ All of this happens before the request's transaction begins: nothing waits for i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,7 +136,11 @@ def ingest_inline(store: ArtifactStore, body: SplitIn | InlineAppendIn) -> Inges
 
 
 def ingest_source(
-    store: ArtifactStore, body: RowsFrom, sources: Sequence[Source], known: Known | None
+    store: ArtifactStore,
+    body: RowsFrom,
+    sources: Sequence[Source],
+    known: Known | None,
+    encoders: Collection[str] = (),
 ) -> Ingested:
     """Make splits of the rows of uploads.
 
@@ -146,6 +150,7 @@ def ingest_source(
         sources: The uploads that it names.
         known: What the columns mean in the dataset that the rows are added to; None: the client says, the rest is
             guessed.
+        encoders: Names of the sentence encoders that there are.
 
     Raises:
         Invalid: If the client's words or the rows do not make sense; names field, column and row.
@@ -155,7 +160,7 @@ def ingest_source(
     warnings: list[str] = []
     if isinstance(body, DatasetIn) and (known is None or body.fields is not None or body.labels):
         meaning, warnings = meaning_of(
-            body, sources[0].columns, sources[0].rows, splitting.columns if splitting else []
+            body, sources[0].columns, sources[0].rows, splitting.columns if splitting else [], encoders
         )
     else:
         assert known is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, cast, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -50,7 +50,11 @@ class Meaning(BaseModel):
 
 
 def meaning_of(
-    body: DatasetIn, described: Sequence[Description], rows: int, reserved: Sequence[str]
+    body: DatasetIn,
+    described: Sequence[Description],
+    rows: int,
+    reserved: Sequence[str],
+    encoders: Collection[str],
 ) -> tuple[Meaning, list[str]]:
     """Write out what a client says of the columns; guess what it leaves open.
 
@@ -59,6 +63,7 @@ def meaning_of(
         described: The upload's columns.
         rows: How many rows they have.
         reserved: Columns that deal rows to splits.
+        encoders: Names of the sentence encoders that there are.
 
     Returns:
         The meaning, and warnings of columns that were left out because they look like no feature.
@@ -73,6 +78,10 @@ def meaning_of(
         reader.check_known(weights, "/weights/column")
     taken = {*(label.column for label in labels.values()), *reserved, *([weights] if weights else [])}
     fields = reader.fields(taken)
+    for name, plan in fields.items():
+        for encoder in sorted(plan.encoders - set(encoders)):
+            detail = f"there is no sentence encoder '{encoder}'; there are {sorted(encoders)}"
+            reader.faults.append(Fault(pointer_to("fields", name), detail))
     reader.refuse_faults()
     return Meaning(fields=fields, labels=labels, weights=weights), reader.warnings
 

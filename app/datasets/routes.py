@@ -57,7 +57,7 @@ def register_dataset(
     A split that a dataset does not have yet makes a new version of it.
     """
     ingested = _ingest(resources, body.name, body)
-    version, created = service.add(session, resources.store, body.name, ingested)
+    version, created = service.add(session, resources.store, resources.encoders, body.name, ingested)
     response.status_code = 201 if created else 200
     response.headers["Location"] = f"/v1/datasets/{body.name}"
     return _out(session, version)
@@ -80,7 +80,7 @@ def append_rows(
     with resources.db.read() as reading:
         service.get(reading, dataset)
     ingested = _ingest(resources, dataset, body)
-    version = service.append(session, resources.store, dataset, ingested)
+    version = service.append(session, resources.store, resources.encoders, dataset, ingested)
     response.headers["Location"] = f"/v1/datasets/{dataset}?version={version.number}"
     return _out(session, version)
 
@@ -150,7 +150,7 @@ def _ingest(resources: Resources, name: str, body: Any) -> Ingested:
         dataset = service.find(session, name)
         known = service.known_of(dataset.versions[-1]) if dataset else None
         sources = _sources(session, body)
-    return ingest_source(resources.store, body, sources, known)
+    return ingest_source(resources.store, body, sources, known, resources.encoders)
 
 
 def _sources(session: Session, body: RowsFrom) -> list[Source]:

@@ -18,6 +18,7 @@ from app.datasets.splitting import Splitting
 from app.db.tables import Dataset, DatasetVersion, Run, Split
 from app.problems import Conflict, Invalid, missing
 from app.storage.artifacts import ArtifactStore
+from app.storage.encoders import SentenceEncoders
 from mtl_core.errors import pointer_to
 from mtl_core.preprocessing import FieldPlan, FittedField, FittedLabel, LabelSpec, fit_field
 
@@ -70,7 +71,9 @@ def known_of(version: DatasetVersion) -> Known:
     return Known(Meaning(fields=fields, labels=specs, weights=weights), labels, splitting)
 
 
-def add(session: Session, store: ArtifactStore, name: str, ingested: Ingested) -> tuple[DatasetVersion, bool]:
+def add(
+    session: Session, store: ArtifactStore, encoders: SentenceEncoders, name: str, ingested: Ingested
+) -> tuple[DatasetVersion, bool]:
     """Give a dataset new splits, or make it of them.
 
     Returns:
@@ -94,10 +97,12 @@ def add(session: Session, store: ArtifactStore, name: str, ingested: Ingested) -
     if len(taken) == len(ingested.splits):
         return dataset.versions[-1], False
     fresh = [new for new in ingested.splits if new.name not in before]
-    return _next_version(session, store, dataset, fresh, ingested), True
+    return _next_version(session, store, encoders, dataset, fresh, ingested), True
 
 
-def append(session: Session, store: ArtifactStore, name: str, ingested: Ingested) -> DatasetVersion:
+def append(
+    session: Session, store: ArtifactStore, encoders: SentenceEncoders, name: str, ingested: Ingested
+) -> DatasetVersion:
     """Add rows to a dataset's splits, and splits that it does not have; what is there is not copied.
 
     Raises:
@@ -107,11 +112,16 @@ def append(session: Session, store: ArtifactStore, name: str, ingested: Ingested
     dataset = session.get(Dataset, name, with_for_update=True)
     if dataset is None:
         raise missing("dataset", name)
-    return _next_version(session, store, dataset, ingested.splits, ingested)
+    return _next_version(session, store, encoders, dataset, ingested.splits, ingested)
 
 
 def _next_version(
-    session: Session, store: ArtifactStore, dataset: Dataset, added: Sequence[NewSplit], ingested: Ingested
+    session: Session,
+    store: ArtifactStore,
+    encoders: SentenceEncoders,
+    dataset: Dataset,
+    added: Sequence[NewSplit],
+    ingested: Ingested,
 ) -> DatasetVersion:
     current = dataset.versions[-1] if dataset.versions else None
     by_name = {split.name: _kept(split) for split in current.splits} if current else {}
@@ -122,7 +132,7 @@ def _next_version(
         if new.name not in by_name:
             by_name[new.name] = Split(name=new.name, parts=[])
         _add_part(store, by_name[new.name], new)
-    _tell_shapes(store, list(by_name.values()))
+    _tell_shapes(store, encoders, list(by_name.values()))
     splitting = ingested.splitting.model_dump() if ingested.splitting else None
     return _append_version(
         session,
@@ -228,8 +238,10 @@ def _check_alike(new: NewSplit, split: Split) -> None:
                 pointer_to("fields", field),
                 f"field '{field}' is made otherwise in split '{split.name}': leave fields out to use the same",
             )
+        if plan.columns[0].type != "tensor":
+            continue
         shape = fit_field(plan, new.summary.fields[field]).shape
-        if plan.columns[0].type == "tensor" and shape != known["shape"]:
+        if shape != known["shape"]:
             raise Invalid.at(
                 pointer_to("X_dict", field),
                 f"one example has shape {shape}, but {known['shape']} in split '{split.name}'",
@@ -291,16 +303,16 @@ def _key(name: object) -> str:
     return str(name).lower() if isinstance(name, bool) else str(name)
 
 
-def _tell_shapes(store: ArtifactStore, splits: Sequence[Split]) -> None:
+def _tell_shapes(store: ArtifactStore, encoders: SentenceEncoders, splits: Sequence[Split]) -> None:
     """Say what one example of each field looks like, fitted to the train split where there is one."""
     train = next((split for split in splits if split.name == TRAIN), None)
     fitted: dict[str, FittedField] = {}
     if train is not None:
-        fitted = _fitted(train.fields, load_summary(store, parts_of(train)))
+        fitted = _fitted(train.fields, load_summary(store, parts_of(train)), encoders)
     for split in splits:
         own: Mapping[str, FittedField] = {}
         if set(split.fields) - set(fitted):
-            own = _fitted(split.fields, load_summary(store, parts_of(split)))
+            own = _fitted(split.fields, load_summary(store, parts_of(split)), encoders)
         split.fields = {
             field: {
                 "columns": known["columns"],
@@ -312,10 +324,13 @@ def _tell_shapes(store: ArtifactStore, splits: Sequence[Split]) -> None:
         }
 
 
-def _fitted(fields: Mapping[str, Any], summary: PartSummary) -> dict[str, FittedField]:
+def _fitted(
+    fields: Mapping[str, Any], summary: PartSummary, encoders: SentenceEncoders
+) -> dict[str, FittedField]:
+    plans = {field: FieldPlan(columns=known["columns"]) for field, known in fields.items()}
     return {
-        field: fit_field(FieldPlan(columns=known["columns"]), summary.fields[field])
-        for field, known in fields.items()
+        field: fit_field(plan, summary.fields[field], encoders.infos_for(plan.encoders))
+        for field, plan in plans.items()
     }
 
 

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from app.db.session import Database
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
+from app.storage.encoders import SentenceEncoders
 from mtl_core.specs import NAME_PATTERN
 
 
@@ -22,6 +23,7 @@ class Resources:
     settings: Settings
     db: Database
     store: ArtifactStore
+    encoders: SentenceEncoders
 
 
 def resources_of(request: Request) -> Resources:

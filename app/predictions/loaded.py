@@ -13,6 +13,7 @@ from app.models import service as models
 from app.runs.preprocessing import Preprocessing, load_preprocessing
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
+from app.storage.encoders import SentenceEncoders
 from mtl_core import MultitaskClassifier, load_module_weights
 from mtl_core.building import build_tasks, check_task
 from mtl_core.fields import FieldShape
@@ -29,6 +30,7 @@ class LoadedVersion:
         classifier: The network, in evaluation mode.
         fields: Shape and dtype of one example of each field.
         preprocessing: How raw columns become fields, and what classes are called.
+        encoders: Sentence encoders for columns of text.
         activations: Numbers that one example takes on its way through all tasks together.
         bytes: Size of the weights.
     """
@@ -38,6 +40,7 @@ class LoadedVersion:
     classifier: MultitaskClassifier
     fields: dict[str, FieldShape]
     preprocessing: Preprocessing
+    encoders: SentenceEncoders
     activations: int
     bytes: int
 
@@ -48,10 +51,12 @@ class LoadedVersions:
     Args:
         store: Where weights are.
         settings: Sets the limits.
+        encoders: Sentence encoders for columns of text.
     """
 
-    def __init__(self, store: ArtifactStore, settings: Settings) -> None:
+    def __init__(self, store: ArtifactStore, settings: Settings, encoders: SentenceEncoders) -> None:
         self._store = store
+        self._encoders = encoders
         self._limits = settings.limits
         self._max_bytes = settings.model_cache_bytes
         self._cache: LRUCache[tuple[str, int, str], LoadedVersion] = LRUCache(
@@ -84,6 +89,8 @@ class LoadedVersions:
             name: FieldShape(field["shape"], field["dtype"], vocabulary=field.get("vocabulary"))
             for name, field in version.fields.items()
         }
+        preprocessing = load_preprocessing(self._store, version.preprocessing)
+        self._encoders.check(preprocessing.fields)
         classifier = MultitaskClassifier(build_tasks(specs), name=version.model)
         load_module_weights(classifier, self._store.load_tensors(version.sha256))
         classifier.eval()
@@ -93,7 +100,8 @@ class LoadedVersions:
             number=version.number,
             classifier=classifier,
             fields=fields,
-            preprocessing=load_preprocessing(self._store, version.preprocessing),
+            preprocessing=preprocessing,
+            encoders=self._encoders,
             activations=sum(report.activations or 0 for report in reports),
             bytes=version.bytes,
         )

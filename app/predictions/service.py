@@ -70,7 +70,7 @@ def _encoded(loaded: LoadedVersion, tasks: Sequence[str], body: PredictIn) -> di
     tensors: dict[str, torch.Tensor] = {}
     for name, field in fields.items():
         try:
-            encoded = torch.from_numpy(field.encode(raw))
+            encoded = torch.from_numpy(field.encode(raw, loaded.encoders))
         except ColumnError as error:
             row = 0 if error.row is None else error.row
             at = ("columns", error.column, row) if by_column else ("records", row, error.column)

@@ -15,6 +15,7 @@ from app.db.tables import Split
 from app.problems import Invalid, NotFound
 from app.runs.preprocessing import Preprocessing, store_preprocessing
 from app.storage.artifacts import ArtifactStore
+from app.storage.encoders import SentenceEncoders
 from mtl_core.building import Limits, TaskReport, check_task, resolve_task, shared_fields
 from mtl_core.errors import Fault, SpecError, pointer_to
 from mtl_core.fields import FieldShape, FieldShapes
@@ -100,6 +101,7 @@ class Job(BaseModel):
 def plan_job(
     session: Session,
     store: ArtifactStore,
+    encoders: SentenceEncoders,
     specs: Sequence[TaskSpec],
     datasets: Sequence[str],
     limits: Limits,
@@ -111,6 +113,7 @@ def plan_job(
     Args:
         session: The transaction.
         store: Where summaries are, and the preprocessing goes.
+        encoders: Sentence encoders for columns of text.
         specs: The tasks.
         datasets: Names of datasets, each the newest version or ``name@version``.
         limits: What a spec may ask for.
@@ -123,7 +126,7 @@ def plan_job(
     """
     by_name = {spec.name: spec for spec in specs}
     reports = {spec.name: check_task(spec, limits) for spec in specs}
-    checks = _Checks(store, by_name, reports, shared_fields(reports), limits, given, train_split)
+    checks = _Checks(store, encoders, by_name, reports, shared_fields(reports), limits, given, train_split)
     faults: list[Fault] = []
     used: list[tuple[int, list[Split]]] = []
     for i, wanted in enumerate(datasets):
@@ -164,6 +167,7 @@ class _Checks:
     """Holds splits against the tasks that they label, and fits the fields on the way."""
 
     store: ArtifactStore
+    encoders: SentenceEncoders
     specs: dict[str, TaskSpec]
     reports: dict[str, TaskReport]
     needed: FieldShapes
@@ -207,7 +211,7 @@ class _Checks:
             return
         found = [self._summary(split).fields[name] for split in train or holders]
         summaries = {c.name: merge_summaries([columns[c.name] for columns in found]) for c in plan.columns}
-        self.fitted[name] = fit_field(plan, summaries)
+        self.fitted[name] = fit_field(plan, summaries, self.encoders.infos_for(plan.encoders))
 
     def _summary(self, split: Split) -> PartSummary:
         key = (split.dataset, split.name)

@@ -37,7 +37,9 @@ def start_run(
 ) -> RunOut:
     """Queue a training of the model on datasets; a worker takes it up."""
     row = models.get(session, model)
-    run = service.enqueue_training(session, resources.store, row, body, resources.settings.limits)
+    run = service.enqueue_training(
+        session, resources.store, resources.encoders, row, body, resources.settings.limits
+    )
     response.headers["Location"] = f"/v1/runs/{run.id}"
     return run_out(run)
 
@@ -60,7 +62,9 @@ def start_scoring(
     """Queue a scoring: every task of the version, on every split of the datasets that carries its labels."""
     row = models.get(session, model)
     found = models.find_version(session, row, version)
-    run = service.enqueue_scoring(session, resources.store, row, found, body, resources.settings.limits)
+    run = service.enqueue_scoring(
+        session, resources.store, resources.encoders, row, found, body, resources.settings.limits
+    )
     response.headers["Location"] = f"/v1/runs/{run.id}"
     return run_out(run)
 

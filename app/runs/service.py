@@ -21,6 +21,7 @@ from app.runs.schemas import MetricPoint, ScoreIn, TrainIn
 from app.runs.transitions import end, status_event
 from app.scores.service import add_scores
 from app.storage.artifacts import ArtifactStore, StoredTensors
+from app.storage.encoders import SentenceEncoders
 from mtl_core.building import Limits
 from mtl_core.scorer import Score
 from mtl_core.specs import TaskSpec
@@ -29,7 +30,12 @@ OVER = ("succeeded", "failed", "cancelled")
 
 
 def enqueue_training(
-    session: Session, store: ArtifactStore, model: Model, request: TrainIn, limits: Limits
+    session: Session,
+    store: ArtifactStore,
+    encoders: SentenceEncoders,
+    model: Model,
+    request: TrainIn,
+    limits: Limits,
 ) -> Run:
     """Accept a training.
 
@@ -44,7 +50,7 @@ def enqueue_training(
         version = session.get_one(Version, (model.name, init_from))
         given = load_preprocessing(store, version.preprocessing)
     specs = models.specs_of(model)
-    job = plan_job(session, store, specs, request.datasets, limits, given, train_split)
+    job = plan_job(session, store, encoders, specs, request.datasets, limits, given, train_split)
     if not any(ref.split == train_split for ref in job.splits):
         raise Invalid.at("/datasets", f"none of the datasets has the train split '{train_split}' with labels")
     return _enqueue(
@@ -57,7 +63,13 @@ def enqueue_training(
 
 
 def enqueue_scoring(
-    session: Session, store: ArtifactStore, model: Model, version: Version, request: ScoreIn, limits: Limits
+    session: Session,
+    store: ArtifactStore,
+    encoders: SentenceEncoders,
+    model: Model,
+    version: Version,
+    request: ScoreIn,
+    limits: Limits,
 ) -> Run:
     """Accept a scoring of a version on datasets.
 
@@ -66,7 +78,7 @@ def enqueue_scoring(
     """
     specs = [TaskSpec.model_validate(spec) for spec in version.tasks]
     given = load_preprocessing(store, version.preprocessing)
-    job = plan_job(session, store, specs, request.datasets, limits, given)
+    job = plan_job(session, store, encoders, specs, request.datasets, limits, given)
     run = _enqueue(session, "score", model, request.model_dump(mode="json"), job)
     run.model_version = version.number
     return run

@@ -17,6 +17,7 @@ from app.datasets.parts import read_part
 from app.runs.job import Job, SplitRef
 from app.runs.preprocessing import Preprocessing
 from app.storage.artifacts import ArtifactStore
+from app.storage.encoders import SentenceEncoders
 from mtl_core import DictDataset
 from mtl_core.mapped import ArrayWriter, MappedDataset
 from mtl_core.task import WEIGHTS
@@ -34,6 +35,7 @@ class SplitLoader:
 
     Args:
         store: Where tables are.
+        encoders: Sentence encoders for columns of text.
         job: What the run reads.
         preprocessing: How raw columns become fields.
         folder: Where files may go, which must outlive the datasets.
@@ -41,9 +43,17 @@ class SplitLoader:
     """
 
     def __init__(
-        self, store: ArtifactStore, job: Job, preprocessing: Preprocessing, folder: Path, memory_bytes: int
+        self,
+        store: ArtifactStore,
+        encoders: SentenceEncoders,
+        job: Job,
+        preprocessing: Preprocessing,
+        folder: Path,
+        memory_bytes: int,
     ) -> None:
+        encoders.check(preprocessing.fields)
         self._store = store
+        self._encoders = encoders
         self._job = job
         self._preprocessing = preprocessing
         self._folder = folder
@@ -94,7 +104,7 @@ class SplitLoader:
                 for start in range(0, whole.num_rows, _ROWS):
                     batch = whole.slice(start, _ROWS)
                     raw = {name: batch.column(name) for name in columns}
-                    encoded = {_X + name: field.encode(raw) for name, field in fields.items()}
+                    encoded = {_X + name: field.encode(raw, self._encoders) for name, field in fields.items()}
                     if ref.weights:
                         encoded[_X + WEIGHTS] = (
                             raw[ref.weights].cast(pa.float32()).to_numpy(zero_copy_only=False)

@@ -28,6 +28,7 @@ from app.runs.lease import Claim, LeaseLostError
 from app.runs.preprocessing import load_preprocessing
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore, DamagedArtifactError
+from app.storage.encoders import SentenceEncoders
 from app.worker.loading import SplitLoader
 from mtl_core import (
     DictDataLoader,
@@ -98,7 +99,14 @@ class _Execution:
             start = session.get(Version, (run.model, number)) if number else None
         with self.store.scratch() as folder:
             preprocessing = load_preprocessing(self.store, job.preprocessing)
-            loader = SplitLoader(self.store, job, preprocessing, folder, self.settings.dataset_memory_bytes)
+            loader = SplitLoader(
+                self.store,
+                SentenceEncoders(self.settings.sentence_encoders),
+                job,
+                preprocessing,
+                folder,
+                self.settings.dataset_memory_bytes,
+            )
             if run.kind == "train":
                 self._train(run, job, start, loader)
             else:

@@ -19,7 +19,13 @@ from mtl_core.preprocessing.fitted import (
     FittedNumber,
     FittedOneHot,
 )
-from mtl_core.preprocessing.fitted_arrays import FittedSequence, FittedTensor, FittedText, SentenceEncoder
+from mtl_core.preprocessing.fitted_arrays import (
+    FittedSequence,
+    FittedTensor,
+    FittedText,
+    SentenceEncoder,
+    SentenceEncoderInfo,
+)
 from mtl_core.preprocessing.specs import FieldPlan
 from mtl_core.specs import DType
 
@@ -83,6 +89,12 @@ class FittedField(BaseModel):
         if single is not None:
             return single.vocabulary
         return sum(self._sizes) if isinstance(self.columns[0], FittedIndex) else None
+
+    @property
+    def encoders(self) -> dict[str, SentenceEncoderInfo]:
+        """The sentence encoders that encoding needs, by name."""
+        texts = [column for column in self.columns if isinstance(column, FittedText)]
+        return {text.encoder: text.encoder_info for text in texts if text.encoder and text.encoder_info}
 
     @property
     def column_names(self) -> list[str]:

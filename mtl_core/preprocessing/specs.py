@@ -159,6 +159,13 @@ class FieldPlan(BaseModel):
     columns: Annotated[list[ColumnSpec], Field(min_length=1, max_length=10_000)]
     """In the order in which they stand in an example."""
 
+    @property
+    def encoders(self) -> set[str]:
+        """Names of the sentence encoders that the columns ask for."""
+        return {
+            column.encoder for column in self.columns if isinstance(column, TextColumn) and column.encoder
+        }
+
     @model_validator(mode="after")
     def _check_columns(self) -> FieldPlan:
         name, n = Counter(column.name for column in self.columns).most_common(1)[0]

@@ -1,20 +1,53 @@
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
 from app.db import migrations
 from app.db.session import Database
-from app.db.tables import Base
+from app.db.tables import Base, Run
+from app.runs.routes import run_out
 
 
 def test_the_migrations_make_exactly_the_tables(db: Database) -> None:
     with db.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_runs_of_before_there_were_uploads_stay_readable(empty_db: Database) -> None:
+    config = migrations.alembic_config()
+    insert = "INSERT INTO {} VALUES ({})"
+    job = {"tasks": [], "fields": {}, "init_from": None}
+    job |= {"splits": [{"dataset": "d", "split": "train", "sha256": "0" * 64, "tasks": ["t"]}]}
+    with empty_db.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        now = "'2026-01-02 03:04:05'"
+        connection.execute(text(insert.format("datasets (name, created_at)", f"'d', {now}")))
+        columns = "splits (dataset, name, rows, fields, labels, sha256, bytes, created_at)"
+        connection.execute(text(insert.format(columns, f"'d', 'train', 7, '{{}}', '{{}}', '0', 1, {now}")))
+        connection.execute(text(insert.format("models (name, created_at)", f"'m', {now}")))
+        columns = "runs (id, model, kind, status, request, job, attempt, events, fence, created_at)"
+        values = f"'run_1', 'm', 'train', 'queued', :request, :job, 0, 0, 0, {now}"
+        request = json.dumps({"datasets": ["d"], "trainer": {}})
+        connection.execute(text(insert.format(columns, values)), {"request": request, "job": json.dumps(job)})
+    migrations.upgrade(empty_db.engine)
+    with empty_db.read() as session:
+        run = run_out(session.get_one(Run, "run_1"))
+    assert run.status == "cancelled"
+    assert [(data.dataset, data.version, data.rows) for data in run.data] == [("d", 1, 7)]
+
+    with empty_db.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    migrations.upgrade(empty_db.engine)
+    assert migrations.pending(empty_db.engine) is None
 
 
 def test_a_database_that_is_behind_says_what_to_do(empty_db: Database) -> None:

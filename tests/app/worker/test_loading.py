@@ -21,6 +21,7 @@ from app.problems import Invalid
 from app.runs.job import Job, plan_job
 from app.runs.preprocessing import Preprocessing, load_preprocessing
 from app.storage.artifacts import ArtifactStore
+from app.storage.encoders import SentenceEncoders
 from app.storage.tables import write_table
 from app.worker.loading import SplitLoader
 from mtl_core import DictDataset
@@ -35,6 +36,7 @@ FIELDS: dict[str, Any] = {
     "words": {"columns": [{"name": "note", "type": "text", "max_length": 4, "min_count": 1}]},
     "image": {"tensor": "image"},
 }
+ENCODERS = SentenceEncoders({})
 TYPES = {
     "age": "float64",
     "job": "string",
@@ -128,9 +130,9 @@ def ingest(store: ArtifactStore, rows: list[dict[str, Any]], **changes: Any) -> 
 
 def planned(db: Database, store: ArtifactStore, ingested: Ingested) -> tuple[Job, Preprocessing]:
     with db.write() as session:
-        datasets.add(session, store, "d", ingested)
+        datasets.add(session, store, ENCODERS, "d", ingested)
         spec = TaskSpec.model_validate(TASK)
-        job = plan_job(session, store, [spec], ["d"], Limits(), Preprocessing(), "train")
+        job = plan_job(session, store, ENCODERS, [spec], ["d"], Limits(), Preprocessing(), "train")
         datasets.remove(session, "d")
     return job, load_preprocessing(store, job.preprocessing)
 
@@ -149,8 +151,8 @@ def test_training_and_prediction_encode_alike(
     db: Database, store: ArtifactStore, tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
 ) -> None:
     job, preprocessing = planned(db, store, ingest(store, rows))
-    in_memory = SplitLoader(store, job, preprocessing, Path("unused"), memory_bytes=2**30)
-    mapped = SplitLoader(store, job, preprocessing, tmp_path_factory.mktemp("maps"), memory_bytes=0)
+    in_memory = SplitLoader(store, ENCODERS, job, preprocessing, Path("unused"), memory_bytes=2**30)
+    mapped = SplitLoader(store, ENCODERS, job, preprocessing, tmp_path_factory.mktemp("maps"), memory_bytes=0)
     assert (in_memory.maps, mapped.maps) == (False, True)
     for number, ref in enumerate(job.splits):
         mine = [row for i, row in enumerate(rows) if i % 2 == number]
