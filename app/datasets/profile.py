@@ -22,7 +22,7 @@ from mtl_core.preprocessing import ColumnError, ColumnSummary, FittedLabel, Summ
 _MAX_CLASSES = 1000
 _MAX_OVERLAP_TASKS = 64
 _COMPARED_ROWS = 100_000
-_HASHED_ROWS = 5_000_000
+_HASHED_ROWS = 1_000_000
 
 
 class Profile:

@@ -83,7 +83,7 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.schema: pa.Schema = pa.ipc.open_file(pa.memory_map(str(path))).schema
+        self.schema: pa.Schema = pa.ipc.open_file(pa.OSFile(str(path))).schema
         reader = self._reader(self.schema.names[:1])
         counts = [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
@@ -109,4 +109,4 @@ class Table:
         # Columns left out are neither read nor unpacked.
         included = [self.schema.get_field_index(name) for name in columns]
         options = pa.ipc.IpcReadOptions(included_fields=included)
-        return pa.ipc.open_file(pa.memory_map(str(self._path)), options=options)
+        return pa.ipc.open_file(pa.OSFile(str(self._path)), options=options)
