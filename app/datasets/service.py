@@ -90,7 +90,7 @@ def add(
     before = {split.name: split for split in dataset.versions[-1].splits} if dataset.versions else {}
     taken = [new for new in ingested.splits if new.name in before]
     for new in taken:
-        if before[new.name].sha256 != _checksum_of([new.part]):
+        if not _is_same(new, before[new.name]):
             raise Conflict(
                 f"split '{new.name}' of dataset '{name}' exists with other content: append to it, or take another name"
             )
@@ -226,6 +226,13 @@ def _kept(split: Split) -> Split:
         "sha256",
     )
     return Split(**{name: getattr(split, name) for name in (*names, "created_at")})
+
+
+def _is_same(new: NewSplit, split: Split) -> bool:
+    fields = {field: plan.model_dump(mode="json")["columns"] for field, plan in new.meaning.fields.items()}
+    labels = {task: label.model_dump(mode="json") for task, label in new.labels.items()}
+    means = [fields, labels, {"column": new.meaning.weights} if new.meaning.weights else None]
+    return split.sha256 == _checksum_of([new.part]) and _json(means) == _json(_meaning_json(split))
 
 
 def _check_alike(new: NewSplit, split: Split) -> None:

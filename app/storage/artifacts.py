@@ -118,17 +118,15 @@ class ArtifactStore:
         numbers = sum(tensor.numel() for tensor in tensors.values())
         return StoredTensors(self.put(content), len(content), numbers)
 
-    def load_tensors(self, sha256: str, rows: slice | None = None) -> dict[str, torch.Tensor]:
-        """Load tensors by name, all of them or some rows of each.
+    def load_tensors(self, sha256: str) -> dict[str, torch.Tensor]:
+        """Load tensors by name.
 
         Raises:
             DamagedArtifactError: If the artifact is missing or was altered.
         """
         # safetensors types its handle only in part.
         with cast("Any", safetensors.safe_open(self.path(sha256), framework="pt")) as file:
-            if rows is None:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-            return {name: file.get_slice(name)[rows] for name in file.keys()}  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
 
     def path(self, sha256: str, verify: bool = True) -> Path:
         """Return the path of an artifact.

@@ -8,22 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.service.client import Api, check_problem
+from tests.service.client import check_problem
+from tests.service.conftest import Service, Services
 from tests.service.tables import People, as_csv, people
 
 TRAINER: dict[str, Any] = {"n_epochs": 30, "lr": 0.02, "batch_size": 32}
 
 
 @pytest.fixture
-def world(api: Api) -> People:
-    return People(api)
+def world(services: Services) -> People:
+    """One service is enough: what the databases do for datasets is held by the tests that ask for each service."""
+    return People(services.start("sqlite").api)
 
 
 def splits_of(dataset: dict[str, Any]) -> dict[str, Any]:
     return {split["split"]: split for split in dataset["splits"]}
 
 
-def test_a_file_is_learnt_from_and_raw_rows_are_answered_by_name(world: People) -> None:
+def test_a_file_is_learnt_from_and_raw_rows_are_answered_by_name(service: Service) -> None:
+    world = People(service.api)
     rows = people(600)
     world.register(rows)
     world.make_model("sick", "mood")
@@ -120,7 +123,8 @@ def test_one_table_for_many_tasks_and_many_tables_for_one(world: People) -> None
     }
 
 
-def test_an_appended_upload_is_a_new_version_that_runs_can_tell_apart(world: People) -> None:
+def test_an_appended_upload_is_a_new_version_that_runs_can_tell_apart(service: Service) -> None:
+    world = People(service.api)
     first = world.register(people(200), group_by="joined")
     upload = world.upload(as_csv(people(100, seed=1)))["id"]
     second = world.api.post(f"/v1/datasets/{world.dataset}/append", {"source": {"upload": upload}})
@@ -209,11 +213,16 @@ def test_files_for_splits_share_their_classes_and_further_splits_join(world: Peo
     world.api.post("/v1/datasets", more, 200)
 
 
-def test_the_same_again_is_found_and_other_content_is_a_conflict(world: People) -> None:
+def test_the_same_again_is_found_and_other_content_is_a_conflict(service: Service) -> None:
+    world = People(service.api)
     body = world.body(people(50))
     first = world.api.post("/v1/datasets", body)
     assert world.api.post("/v1/datasets", body, 200) == first
     world.api.post("/v1/datasets", body | {"seed": 5}, 409)
+    positive = {world.task("sick"): {"column": "sick", "positive": "no"}}
+    world.api.post("/v1/datasets", body | {"labels": body["labels"] | positive}, 409)
+    world.api.post("/v1/datasets", body | {"fields": {"person": {"columns": ["age"]}}}, 409)
+    world.api.post("/v1/datasets", body | {"weights": {"column": "weight"}}, 409)
     world.api.post("/v1/datasets", world.body(people(51)), 409)
 
 

@@ -177,7 +177,7 @@ schema.hook(map_path_parameters)
 
 @schema.parametrize()
 @settings(
-    max_examples=15,
+    max_examples=10,
     derandomize=True,
     deadline=None,
     database=None,

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.service.client import Api, check_problem, unique
+from tests.service.conftest import Service, Services
 from tests.service.processes import ServerProcess, environment, until
 
 
@@ -55,13 +56,20 @@ class Sources:
 
 
 @pytest.fixture(scope="module")
+def api(services: Services) -> Api:
+    """One service is enough: what the databases do for uploads is held by the tests that ask for each service."""
+    return services.start("sqlite").api
+
+
+@pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sources]:
     sources = Sources(tmp_path_factory.mktemp("sources"))
     yield sources
     sources.server.stop()
 
 
-def test_a_file_is_described_listed_read_and_removed(api: Api) -> None:
+def test_a_file_is_described_listed_read_and_removed(service: Service) -> None:
+    api = service.api
     content = people()
     made = upload(api, content, filename="people.csv")
     assert made["sha256"] == hashlib.sha256(content).hexdigest()
@@ -87,7 +95,8 @@ def test_a_file_is_described_listed_read_and_removed(api: Api) -> None:
     api.get(f"{path}/rows", 404)
 
 
-def test_the_same_file_read_the_same_way_is_one_upload(api: Api) -> None:
+def test_the_same_file_read_the_same_way_is_one_upload(service: Service) -> None:
+    api = service.api
     content = people()
     first = upload(api, content)
     again = api.call("POST", "/v1/uploads", 200, content=content)

@@ -30,9 +30,6 @@ def test_tensors_come_back_as_they_went_in_and_equal_ones_are_one_file(store: Ar
     assert loaded.keys() == tensors.keys()
     assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
     assert store.put_tensors(dict(reversed(tensors.items()))) == stored
-    some = store.load_tensors(stored.sha256, slice(1, 3))
-    assert torch.equal(some["b/c"], torch.tensor([1, 2]))
-    assert store.load_tensors(stored.sha256, slice(4, 9))["a"].shape == (0, 3)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])

@@ -145,7 +145,7 @@ def assert_equal(one: DictDataset, other: DictDataset) -> None:
             assert torch.equal(these[name], those[name]), name
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(ROWS, min_size=4, max_size=25))
 def test_training_and_prediction_encode_alike(
     db: Database, store: ArtifactStore, tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
