@@ -14,6 +14,8 @@ from app.uploads.options import NULL_VALUES
 from app.uploads.text import MAX_LINE, Text
 
 _BLOCK = 2 * MAX_LINE
+# Arrow sets aside a block's bytes for each column of text.
+_BLOCK_OF_ALL_COLUMNS = 2**30
 
 
 class CsvFile:
@@ -44,7 +46,7 @@ class CsvFile:
         read = pyarrow.csv.ReadOptions(
             # Without threads: their blocks would take memory side by side.
             use_threads=False,
-            block_size=_BLOCK,
+            block_size=min(_BLOCK, _BLOCK_OF_ALL_COLUMNS // len(dialect.columns)),
             column_names=list(dialect.columns),
             skip_rows_after_names=int(dialect.header),
         )
