@@ -273,7 +273,7 @@ def _profiled(
         for number, name in enumerate(names):
             placed[name] = (table, source, where, number, int((assignment == number).sum()))
     splits: list[NewSplit] = []
-    for name, summary in profile.summaries().items():
+    for name, summary in profile.summaries.items():
         table, source, where, number, rows = placed[name]
         part = Part(
             table=source.table,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -62,19 +63,19 @@ class Profile:
                     raise ColumnError(error.column, row, error.detail) from None
         self._splits |= splits
 
+    @cached_property
     def summaries(self) -> dict[str, PartSummary]:
-        """Return what each split's rows hold."""
+        """What each split's rows hold; read it when all tables have been added."""
         return {name: split.finish() for name, split in self._splits.items()}
 
     def warnings(self) -> Iterator[str]:
         """Yield what usually hurts, as far as the rows show it."""
-        summaries = self.summaries()
-        for name, summary in summaries.items():
+        for name, summary in self.summaries.items():
             for columns in summary.fields.values():
                 for column, found in columns.items():
                     yield from _column_warnings(name, column, found)
         for task, label in self._labels.items():
-            counted = {name: summary.labels[task] for name, summary in summaries.items()}
+            counted = {name: summary.labels[task] for name, summary in self.summaries.items()}
             yield from _label_warnings(task, label, counted)
         yield from self._copies_of_labels()
         yield from self._repeated_rows()

@@ -17,11 +17,6 @@ MAX_DIMENSIONS = 8
 TORCH_DTYPES: dict[DType, torch.dtype] = {"float32": torch.float32, "int64": torch.int64}
 
 
-def dtype_name(tensor: torch.Tensor) -> str:
-    """Return a tensor's dtype as specs spell it: ``"float32"``."""
-    return str(tensor.dtype).removeprefix("torch.")
-
-
 def tensor_from_json(values: list[Any], pointer: str) -> torch.Tensor:
     """Turn nested lists of numbers into a tensor.
 

@@ -58,14 +58,9 @@ class FittedBase(BaseModel):
         return Missing(self.missing)
 
 
-class FittedNumber(FittedBase):
-    """``(x - center) / scale``, of ``sign(x)·log(1 + |x|)`` where ``log``; a missing number is ``fill``."""
+class _OneNumber(FittedBase):
+    """A number, and another that says whether it is missing where ``indicator``."""
 
-    type: Literal["number"] = "number"
-    log: bool
-    fill: float
-    center: float
-    scale: float
     indicator: bool
 
     @property
@@ -77,6 +72,16 @@ class FittedNumber(FittedBase):
     def features(self) -> list[str]:
         """What each number means."""
         return [self.name, *_indicator(self.name, self.indicator)]
+
+
+class FittedNumber(_OneNumber):
+    """``(x - center) / scale``, of ``sign(x)·log(1 + |x|)`` where ``log``; a missing number is ``fill``."""
+
+    type: Literal["number"] = "number"
+    log: bool
+    fill: float
+    center: float
+    scale: float
 
     def read(self, array: Column) -> NDArray[np.float64]:
         """Return the raw values."""
@@ -94,21 +99,10 @@ class FittedNumber(FittedBase):
             block[:, 1] = absent
 
 
-class FittedBoolean(FittedBase):
+class FittedBoolean(_OneNumber):
     """1 for true, 0 for false, 0.5 for missing."""
 
     type: Literal["boolean"] = "boolean"
-    indicator: bool
-
-    @property
-    def width(self) -> int:
-        """How many numbers of an example the column gives."""
-        return 1 + self.indicator
-
-    @property
-    def features(self) -> list[str]:
-        """What each number means."""
-        return [self.name, *_indicator(self.name, self.indicator)]
 
     def read(self, array: Column) -> NDArray[np.float64]:
         """Return the raw values."""
