@@ -10,7 +10,7 @@ from pydantic import Field
 
 from app.http.endpoint import Endpoint
 from app.problems import problem_responses
-from app.runs.job import RunTrainerConfig
+from app.runs.trainer_config import RunTrainerConfig
 from app.wire import Out
 from mtl_core.losses import LOSSES
 from mtl_core.metrics import METRICS

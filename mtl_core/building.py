@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.lazy import LazyModuleMixin
 
 from mtl_core.architecture import spec_difference
+from mtl_core.budget import Limits, check_budget, count_parameters
 from mtl_core.dry_run import dry_run
 from mtl_core.errors import Fault, ModuleConflictError, SpecError, pointer_to
 from mtl_core.fields import FieldShape, FieldShapes, infer_fields, merge_fields, vocabulary_faults
@@ -29,24 +30,11 @@ from mtl_core.resolving import (
     unsettled,
 )
 from mtl_core.scorer import Scorer
-from mtl_core.spec_faults import catalogue_faults, reference_faults, size_faults
+from mtl_core.slicing.names import master_combiner, master_head
+from mtl_core.slicing.tasks import MakeLinear, convert_to_slice_tasks, slice_tasks
+from mtl_core.spec_faults import catalogue_faults, reference_faults, size_faults, slice_faults
 from mtl_core.specs import FieldSpec, TaskSpec
 from mtl_core.task import Operation, Task
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a spec may ask for at most.
-
-    Attributes:
-        max_parameters: Numbers held by all modules of a task or model together.
-        max_activations: Numbers that one example takes on its way through a task, all layers together.
-        max_layers: Layers of a task's modules, as :func:`~mtl_core.modules.count_layers` counts them.
-    """
-
-    max_parameters: int = 100_000_000
-    max_activations: int = 50_000_000
-    max_layers: int = 512
 
 
 @dataclass(frozen=True)
@@ -55,8 +43,10 @@ class TaskReport:
 
     Attributes:
         parameters: Trainable and fixed numbers of each module, by module name; a layer whose input's size is not
-            known yet counts none.
-        fields: Shape and dtype of each field the task reads; the shape is None where nothing tells it.
+            known yet counts none. Those that slices bring are listed once the head's input is known, the layer that
+            predictors share at the first of its names.
+        fields: Shape and dtype of each field the task reads; the shape is None where nothing tells it. Fields that
+            only its slices look at are not among them.
         output_shape: Shape of the task's output for one example; None where a field's shape, or the vocabulary
             that a lazy embedding waits for, is unknown.
         activations: Numbers that one example takes on its way along the task's path while it trains, all
@@ -96,11 +86,21 @@ def check_task(
     waits = bool(open_layers(spec))
     if waits and not any(unknown_sizes(spec, known)):
         task, waits = _on_meta(_resolved(spec, known, limits)), False
-    parameters = {name: count_numbers(module) for name, module in task.module_pool.items()}
-    check_budget(parameters, limits)
+    tasks = [task] if waits else _sliced(spec, task)
+    parameters = count_parameters(tasks)
+    check_budget(parameters, limits, brought=parameters.keys() - spec.module_pool.keys())
     if waits or any(field.shape is None for field in known.values()):
         return TaskReport(parameters, known, None, None)
     run = dry_run(task, known, limits.max_activations, labels)
+    if spec.slices:
+        if len(run.output_shape) != 1:
+            detail = f"a task with slices answers one number for each class, not shape {run.output_shape}"
+            raise SpecError.at("/slices", detail)
+        try:
+            run = dry_run(tasks[-1], known, limits.max_activations, labels)
+        except SpecError as error:
+            # What is wrong without the slices was found before.
+            raise SpecError([Fault("/slices", fault.detail) for fault in error.faults]) from error
     return TaskReport(parameters, known, run.output_shape, run.activations)
 
 
@@ -137,9 +137,19 @@ def check_shared_modules(specs: Iterable[TaskSpec]) -> None:
     Raises:
         ModuleConflictError: Naming the module and both tasks.
     """
+    specs = list(specs)
     declared: dict[str, tuple[str, dict[str, Any]]] = {}
+    # The other modules that slices bring have a colon in their names, which no declared one has.
+    brought = {
+        name: spec.name
+        for spec in specs
+        for name in (master_combiner(spec.name), master_head(spec.name))
+        if spec.slices
+    }
     for spec in specs:
         for name, module_spec in spec.module_pool.items():
+            if name in brought:
+                raise ModuleConflictError(name, brought[name], spec.name, "the first one's slices bring it")
             canonical = canonical_module(module_spec)
             first_task, first = declared.setdefault(name, (spec.name, canonical))
             if what := spec_difference(first, canonical):
@@ -160,21 +170,11 @@ def shared_fields(reports: Mapping[str, TaskReport]) -> FieldShapes:
     return merge_fields({name: report.fields for name, report in reports.items()})
 
 
-def check_budget(parameters: Mapping[str, int], limits: Limits) -> None:
-    """Refuse modules that together hold more numbers than the limits allow.
-
-    Raises:
-        SpecError: Naming the largest module.
-    """
-    total = sum(parameters.values())
-    if total > limits.max_parameters:
-        largest = max(parameters, key=lambda name: parameters[name])
-        detail = f"{total:,} parameters in all, {parameters[largest]:,} of them here"
-        raise SpecError.at(pointer_to("module_pool", largest), f"{detail}; at most {limits.max_parameters:,}")
-
-
 def build_tasks(specs: Iterable[TaskSpec], seed: int | None = None) -> list[Task]:
     """Build tasks for one model, each module once.
+
+    In place of a task with slices come those that :func:`~mtl_core.slicing.convert_to_slice_tasks` makes of it, the
+    task itself last.
 
     Args:
         specs: The tasks.
@@ -199,11 +199,15 @@ def build_tasks(specs: Iterable[TaskSpec], seed: int | None = None) -> list[Task
     for spec in specs:
         for name, module_spec in spec.module_pool.items():
             if name not in shared:
-                with torch.random.fork_rng(enabled=seed is not None):
-                    if seed is not None:
-                        torch.manual_seed((seed + zlib.crc32(name.encode())) % 2**63)
+                with _seeded_by_name(seed, name):
                     shared[name] = build_module(module_spec, pointer_to("module_pool", name))
-    return [_build_task(spec, {name: shared[name] for name in spec.module_pool}) for spec in specs]
+
+    def make(name: str, n_in: int, n_out: int) -> nn.Linear:
+        with _seeded_by_name(seed, name):
+            return nn.Linear(n_in, n_out)
+
+    built = [_build_task(spec, {name: shared[name] for name in spec.module_pool}) for spec in specs]
+    return [task for spec, base in zip(specs, built, strict=True) for task in _sliced(spec, base, make)]
 
 
 def canonical_task(spec: TaskSpec) -> dict[str, Any]:
@@ -225,15 +229,13 @@ def plan_of(specs: Iterable[TaskSpec]) -> ExecutionPlan:
     """Return the plan of one model's tasks, without building a module."""
     plan = ExecutionPlan()
     for spec in specs:
-        plan.add_task(_build_task(spec, {name: nn.Identity() for name in spec.module_pool}))
+        outlines: dict[str, nn.Module] = {name: nn.Identity() for name in spec.module_pool}
+        if spec.slices:
+            # A plan knows no sizes, but only a Linear can be sliced.
+            outlines[spec.op_sequence[-1].module_name] = nn.Linear(1, 2, device="meta")
+        for task in _sliced(spec, _build_task(spec, outlines)):
+            plan.add_task(task)
     return plan
-
-
-def count_numbers(module: nn.Module) -> int:
-    """Return how many numbers a module's parameters and buffers hold; a layer whose size is open counts none."""
-    layers = [layer for layer in module.modules() if not isinstance(layer, LazyModuleMixin)]
-    tensors = [(*layer.parameters(recurse=False), *layer.buffers(recurse=False)) for layer in layers]
-    return sum(tensor.numel() for of_layer in tensors for tensor in of_layer)
 
 
 def _lay_out(
@@ -241,7 +243,7 @@ def _lay_out(
 ) -> tuple[Task, FieldShapes]:
     """Build the task on the meta device and say what is known of its fields; refuse what needs no run to be told."""
     faults = [*reference_faults(spec), *catalogue_faults(spec), *size_faults(spec, limits.max_layers)]
-    if faults:
+    if faults := [*faults, *slice_faults(spec)]:
         raise SpecError(faults)
     task = _on_meta(spec)
     known = infer_fields(task, spec.inputs) | _given_fields(spec, task, fields)
@@ -258,6 +260,23 @@ def _resolved(spec: TaskSpec, known: FieldShapes, limits: Limits) -> TaskSpec:
     layers = unsettled(task.module_pool)
     dry_run(task, known, limits.max_activations)
     return settle_layers(spec, layers)
+
+
+def _sliced(spec: TaskSpec, base_task: Task, make: MakeLinear | None = None) -> list[Task]:
+    """Return a built task as the tasks that its spec's slices make of it, itself last."""
+    names = [part.name for part in spec.slices]
+    if not names:
+        return [base_task]
+    return slice_tasks(base_task, names, make) if make else convert_to_slice_tasks(base_task, names)
+
+
+@contextmanager
+def _seeded_by_name(seed: int | None, name: str) -> Generator[None]:
+    """Seed torch for the block by a module's name; do nothing without a seed."""
+    with torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed((seed + zlib.crc32(name.encode())) % 2**63)
+        yield
 
 
 def _on_meta(spec: TaskSpec) -> Task:

@@ -1,116 +1,71 @@
-"""One model for many tasks: modules shared by name, operations shared by what they compute."""
+"""One model for many tasks: outputs, losses, predictions and scores."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from os import PathLike
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
-from mtl_core.architecture import difference
-from mtl_core.data import DictDataLoader, XDict, YDict, is_labelled, to_device
-from mtl_core.errors import MODULE_FAILURES, LossError, ModuleConflictError, TaskloomError
-from mtl_core.losses import Loss
-from mtl_core.metrics import Array
-from mtl_core.plan import ExecutionPlan
+from mtl_core import evaluation
+from mtl_core.data import DictDataLoader, YDict, is_labelled
+from mtl_core.dataframes import metrics_dict_to_dataframe
+from mtl_core.devices import ClassifierConfig, call, gpus_beside, map_tensors, to_device
+from mtl_core.network import TaskNetwork
+from mtl_core.output_dict import OutputDict
 from mtl_core.scorer import Score
 from mtl_core.task import WEIGHTS, Task
+from mtl_core.task_loss import example_weights, task_loss
+from mtl_core.weights import load_weights, save_weights
+
+KINDS = ("logits", "probs", "preds")
 
 
-class ModulePool(nn.Module):
-    """A model's modules by name: any name that a task may give, where ``nn.ModuleDict`` refuses dots."""
-
-    def __setitem__(self, name: str, module: nn.Module) -> None:
-        self._modules[_attribute(name)] = module
-
-    def __getitem__(self, name: str) -> nn.Module:
-        module = self._modules[_attribute(name)]
-        assert module is not None
-        return module
-
-    def __contains__(self, name: str) -> bool:
-        return _attribute(name) in self._modules
-
-    def __iter__(self) -> Iterator[str]:
-        return (key.replace("%2E", ".").replace("%25", "%") for key in self._modules)
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def items(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield each module with its name."""
-        return ((name, self[name]) for name in self)
-
-
-def _attribute(name: str) -> str:
-    # A dot in a child's name would make its parameters' names ambiguous in a state dict.
-    return name.replace("%", "%25").replace(".", "%2E")
-
-
-class MultitaskClassifier(nn.Module):
+class MultitaskClassifier(TaskNetwork):
     """A model built from a list of tasks.
 
     Args:
         tasks: The tasks; modules of one name are one module in the model. Of equal declarations the first
             one's weights are taken.
         name: The model's name; default ``"MultitaskClassifier"``.
-        device: Where the model lives; default: the first GPU if there is one, else the CPU.
+        device: Where the model lives: -1 for the CPU, 0 and up for the GPU of that number, or the CPU where torch finds
+            no GPU; or a device's name, or a ``torch.device``, taken as it is. Default 0.
+        dataparallel: Whether a model on a GPU spreads every batch over all GPUs of the machine; default True.
+
+    Attributes:
+        config: ``device`` and ``dataparallel`` as they were given.
+        remap_labels: Along which task's path a label set is scored, None for not at all; default: each along the task
+            of its own name. ``predict``, ``score`` and ``evaluate`` take an argument of the same name, which goes
+            before it; losses take no notice of either.
 
     Raises:
         TaskloomError: If two tasks have one name.
         ModuleConflictError: If two tasks declare one module name with different architectures.
 
     Example:
+        >>> from torch import nn
         >>> from mtl_core import Operation
         >>> task = Task("t", {"head": nn.Linear(4, 2)}, [Operation("head", [("_input_", "x")])])
-        >>> model = MultitaskClassifier([task])
+        >>> model = MultitaskClassifier([task], device=-1)
         >>> outputs = model({"x": torch.zeros(3, 4)}, ["t"])
-        >>> tuple(outputs["t"]["head"].shape)
+        >>> tuple(outputs["head"].shape)
         (3, 2)
     """
 
     def __init__(
-        self, tasks: Iterable[Task], name: str | None = None, device: torch.device | str | None = None
+        self,
+        tasks: Iterable[Task],
+        name: str | None = None,
+        device: int | str | torch.device = 0,
+        dataparallel: bool = True,
     ) -> None:
-        super().__init__()
-        self.name = name or type(self).__name__
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.module_pool = ModulePool()
-        self.tasks: dict[str, Task] = {}
-        self.plan = ExecutionPlan()
-        self._declared_by: dict[str, str] = {}
+        super().__init__(name, ClassifierConfig(device, dataparallel))
         for task in tasks:
             self.add_task(task)
 
-    @property
-    def task_names(self) -> list[str]:
-        """The tasks' names, in the order they were added."""
-        return list(self.tasks)
-
-    def add_task(self, task: Task) -> None:
-        """Add a task; modules that the model has already keep their weights.
-
-        Raises:
-            TaskloomError: If the model has a task of that name.
-            ModuleConflictError: If a module name is declared with another architecture; the model stays as it
-                was.
-        """
-        if task.name in self.tasks:
-            raise TaskloomError(f"found duplicate task '{task.name}': different tasks need different names")
-        for name, module in task.module_pool.items():
-            if name in self.module_pool and (what := difference(self.module_pool[name], module)):
-                raise ModuleConflictError(name, self._declared_by[name], task.name, what)
-        for name, module in task.module_pool.items():
-            if name not in self.module_pool:
-                self.module_pool[name] = module.to(self.device)
-                self._declared_by[name] = task.name
-        self.tasks[task.name] = task
-        self.plan.add_task(task)
-
-    def forward(self, X_dict: Mapping[str, Any], task_names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    def forward(self, X_dict: Mapping[str, Any], task_names: Iterable[str]) -> OutputDict:
         """Run the batch along the paths of the named tasks, every distinct operation once.
 
         Args:
@@ -118,18 +73,21 @@ class MultitaskClassifier(nn.Module):
             task_names: Whose outputs are wanted.
 
         Returns:
-            For each task, by operation name, the output of every operation that the wanted outputs depend on.
+            The output of every operation that the tasks' outputs depend on, by operation name, or by task and
+            operation name where a name alone would mean several things; under ``"_input_"`` the fields.
 
         Raises:
             OperationError: If an operation fails on its inputs.
         """
         wanted = list(task_names)
         self._check_tasks(wanted)
-        computed = self._compute(X_dict, wanted)
-        return {
-            name: {op: computed[node] for op, node in self.plan.operations[name].items() if node in computed}
+        fields = self._fields(X_dict)
+        computed = self._compute(fields, wanted)
+        operations = {
+            name: {op: node for op, node in self.plan.operations[name].items() if node in computed}
             for name in wanted
         }
+        return OutputDict(fields, computed, operations)
 
     def calculate_loss(
         self, X_dict: Mapping[str, Any], Y_dict: YDict
@@ -149,157 +107,167 @@ class MultitaskClassifier(nn.Module):
             LossError: If a loss function cannot take its task's outputs, labels or weights.
             TaskloomError: If the weights are not one number of at least 0 for each example.
         """
-        weights = _checked_weights(X_dict)
+        weights = example_weights(X_dict)
         labelled = {name: is_labelled(labels) for name, labels in Y_dict.items() if name in self.tasks}
         labelled = {name: mask for name, mask in labelled.items() if bool(mask.any())}
-        computed = self._compute(X_dict, labelled)
-        losses: dict[str, torch.Tensor] = {}
-        counts: dict[str, int] = {}
-        for name, mask in labelled.items():
-            outputs, labels = computed[self.plan.output_node(name)], Y_dict[name]
-            counts[name] = int(mask.sum())
-            if counts[name] < len(labels):
-                outputs, labels = outputs[mask.to(outputs.device)], labels[mask]
-            if weights is None:
-                losses[name] = self._loss(name, outputs, labels)
-            else:
-                losses[name] = self._loss(name, outputs, labels, weights[mask.to(weights.device)])
-        return losses, counts
+        computed = self._compute(self._fields(X_dict), labelled)
+        losses = {
+            name: task_loss(
+                self.tasks[name], computed[self.plan.output_node(name)], Y_dict[name], mask, weights
+            )
+            for name, mask in labelled.items()
+        }
+        return losses, {name: int(mask.sum()) for name, mask in labelled.items()}
 
     def infer(
-        self, X_dict: Mapping[str, Any], task_names: Iterable[str]
-    ) -> dict[str, dict[str, torch.Tensor]]:
+        self, X_dict: Mapping[str, Any], task_names: Iterable[str], kinds: Sequence[str] = KINDS
+    ) -> dict[str, dict[str, Any]]:
         """Predict a batch for several tasks in one forward pass, without gradients and in evaluation mode.
 
         Args:
             X_dict: Fields by name, ``[n, …]``.
             task_names: Whose predictions are wanted.
+            kinds: Which of ``"logits"``, ``"probs"`` and ``"preds"`` to answer; default: all three.
 
         Returns:
-            For each task ``logits``, ``probs`` and ``preds``, tensors ``[n, …]`` on the CPU.
+            For each task, by kind: tensors ``[n, …]`` on the CPU, in float32 where the model computed in half
+            precision. Logits are of the form in which the task's last operation answers them.
         """
         wanted = list(task_names)
         self._check_tasks(wanted)
         with self._evaluating():
-            computed = self._compute(X_dict, wanted)
-            predictions: dict[str, dict[str, torch.Tensor]] = {}
-            for name in wanted:
-                logits = computed[self.plan.output_node(name)]
-                output = self.tasks[name].output_func
-                probs = output(logits)
-                predictions[name] = {
-                    "logits": logits.cpu(),
-                    "probs": probs.cpu(),
-                    "preds": output.preds(probs).cpu(),
-                }
-        return predictions
+            computed = self._compute(self._fields(X_dict), wanted)
+            return {name: self._predicted(name, computed, kinds) for name in wanted}
 
-    def predict(self, dataloader: DictDataLoader, return_preds: bool = False) -> dict[str, dict[str, Array]]:
+    def predict(
+        self,
+        dataloader: DictDataLoader,
+        return_preds: bool = False,
+        remap_labels: Mapping[str, str | None] | None = None,
+    ) -> dict[str, dict[str, torch.Tensor]]:
         """Predict a whole split for every task that its labels name.
 
         Labels and predictions of all examples are in memory at once; their fields are not.
 
         Args:
             dataloader: The split.
-            return_preds: Whether to answer ``preds`` too.
+            return_preds: Whether to answer ``preds`` too; default False.
+            remap_labels: Along which task's path a label set is predicted, None for not at all; default: each along
+                the task of its own name, or as the attribute of the same name says.
 
         Returns:
-            ``golds`` and ``probs`` (and ``preds``), each by task name: arrays ``[n, …]`` in the loader's
-            order.
-        """
-        names = [name for name in dataloader.dataset.Y_dict if name in self.tasks]
-        kinds = ["golds", "probs", *(["preds"] if return_preds else [])]
-        parts: dict[str, dict[str, list[torch.Tensor]]] = {
-            kind: {name: [] for name in names} for kind in kinds
-        }
-        for X_dict, Y_dict in dataloader:
-            for name, predicted in self.infer(X_dict, names).items():
-                for kind in kinds:
-                    parts[kind][name].append(Y_dict[name].cpu() if kind == "golds" else predicted[kind])
-        return {
-            kind: {name: _concatenated(batches) for name, batches in by_task.items()}
-            for kind, by_task in parts.items()
-        }
+            ``golds`` and ``probs`` (and ``preds``), each by label set: tensors ``[n, …]`` on the CPU in the loader's
+            order, labels of the dataset's dtype.
 
-    def evaluate(self, dataloaders: Sequence[DictDataLoader]) -> list[Score]:
+        Raises:
+            TaskloomError: If labels are mapped to a task that the model lacks.
+        """
+        kinds = ("probs", "preds") if return_preds else ("probs",)
+        predicted = evaluation.predict_split(self, dataloader, remap_labels, kinds)
+        return {kind: predicted.of_labels(kind) for kind in ("golds", *kinds)}
+
+    def evaluate(
+        self,
+        dataloaders: Iterable[DictDataLoader],
+        remap_labels: Mapping[str, str | None] | None = None,
+        with_loss: bool = False,
+    ) -> list[Score]:
         """Score every task on every split that carries labels for it, as :meth:`predict` predicts them.
 
         Example weights do not count here: scores are those of the examples as they are.
 
-        Returns:
-            One row per task, dataset, split and metric, with the number of labelled examples.
-        """
-        rows: list[Score] = []
-        for loader in dataloaders:
-            results = self.predict(loader, return_preds=True)
-            for name in results["golds"]:
-                golds, preds, probs = (results[kind][name] for kind in ("golds", "preds", "probs"))
-                scorer = self.tasks[name].scorer
-                rows += scorer.scores(golds, preds, probs, name, loader.dataset.name, loader.dataset.split)
-        return rows
+        Args:
+            dataloaders: The splits.
+            remap_labels: As for :meth:`predict`.
+            with_loss: Whether to add a row of the metric ``loss`` for each label set, the task's loss for a labelled
+                example of the split in evaluation mode, where the task has a loss of the catalogue; default False.
+                A task's own metric of that name stands in its place.
 
-    def score(self, dataloaders: Sequence[DictDataLoader]) -> dict[str, float]:
+        Returns:
+            One row per label set, dataset, split and metric, with the number of labelled examples.
+
+        Raises:
+            TaskloomError: As :meth:`predict`.
+        """
+        return [
+            row
+            for loader in dataloaders
+            for row in evaluation.score_split(self, loader, remap_labels, with_loss)
+        ]
+
+    def score(
+        self,
+        dataloaders: Iterable[DictDataLoader],
+        remap_labels: Mapping[str, str | None] | None = None,
+        as_dataframe: bool = False,
+    ) -> Any:
         """Score every task on every split that carries labels for it.
+
+        Args:
+            dataloaders: The splits.
+            remap_labels: As for :meth:`predict`.
+            as_dataframe: Whether to answer a pandas ``DataFrame`` with the columns ``label``, ``dataset``, ``split``,
+                ``metric`` and ``score``; default False.
 
         Returns:
             Value by ``task/dataset/split/metric``; NaN where a metric is undefined.
         """
-        return {score.key: score.value for score in self.evaluate(dataloaders)}
+        scores = {score.key: score.value for score in self.evaluate(dataloaders, remap_labels)}
+        return metrics_dict_to_dataframe(scores) if as_dataframe else scores
 
-    def _compute(self, X_dict: Mapping[str, Any], task_names: Iterable[str]) -> dict[int, Any]:
-        fields = {name: values for name, values in X_dict.items() if name != WEIGHTS}
-        X_dict_here: XDict = to_device(fields, self.device)
-        return self.plan.run(X_dict_here, task_names, lambda name, inputs: self.module_pool[name](*inputs))
+    def save(self, model_path: str | PathLike[str]) -> None:
+        """Write the model's weights to a safetensors file, whole or not at all; missing folders are made.
 
-    def _loss(
-        self, name: str, outputs: torch.Tensor, labels: torch.Tensor, *weights: torch.Tensor
-    ) -> torch.Tensor:
-        loss_func = self.tasks[name].loss_func
-        if weights and not isinstance(loss_func, Loss):
-            raise LossError(name, "it takes no example weights, as only the losses of the catalogue do")
-        try:
-            return loss_func(outputs, labels.to(outputs.device), *weights)
-        except MODULE_FAILURES as error:
-            shapes = f"outputs of shape {list(outputs.shape)} and labels of shape {list(labels.shape)}"
-            raise LossError(name, f"{type(error).__name__}: {error} ({shapes})") from error
+        Args:
+            model_path: The file; one that is there is replaced.
+        """
+        save_weights(self, model_path)
 
-    def _check_tasks(self, names: Iterable[str]) -> None:
-        for name in names:
-            if name not in self.tasks:
-                raise TaskloomError(f"model '{self.name}' has no task '{name}'; it has {self.task_names}")
+    def load(self, model_path: str | PathLike[str]) -> None:
+        """Read weights that :meth:`save` wrote for a model of the same modules.
+
+        Args:
+            model_path: The file.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            TaskloomError: If it is no safetensors file, or is not of these modules; the model stays as it was.
+        """
+        load_weights(self, model_path)
+
+    def _fields(self, X_dict: Mapping[str, Any]) -> dict[str, Any]:
+        return to_device({name: values for name, values in X_dict.items() if name != WEIGHTS}, self.device)
+
+    def _compute(self, fields: Mapping[str, Any], task_names: Iterable[str]) -> dict[int, Any]:
+        gpus = gpus_beside(self.device) if self.config.dataparallel else []
+        return self.plan.run(
+            fields, task_names, lambda name, inputs: call(self.module_pool[name], inputs, gpus)
+        )
+
+    def _predicted(self, name: str, computed: Mapping[int, Any], kinds: Sequence[str]) -> dict[str, Any]:
+        output = self.tasks[name].output_func
+        logits = map_tensors(computed[self.plan.output_node(name)], _full_precision)
+        predicted: dict[str, Any] = {"logits": logits}
+        if kinds != ("logits",):
+            predicted["probs"] = output(logits)
+        if "preds" in kinds:
+            predicted["preds"] = output.preds(predicted["probs"])
+        cpu = torch.device("cpu")
+        return {kind: to_device(predicted[kind], cpu) for kind in kinds}
 
     @contextmanager
     def _evaluating(self) -> Generator[None]:
-        was_training = self.training
-        if was_training:
+        # Each by itself: a model in training may have frozen parts that are in evaluation mode.
+        training = [module for module in self.modules() if module.training]
+        if training:
             self.eval()
         try:
             with torch.inference_mode():
                 yield
         finally:
-            if was_training:
-                self.train()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(name={self.name!r}, tasks={self.task_names})"
+            for module in training:
+                module.training = True
 
 
-def _checked_weights(X_dict: Mapping[str, Any]) -> torch.Tensor | None:
-    """Return a batch's example weights, if it has any."""
-    if WEIGHTS not in X_dict:
-        return None
-    weights = torch.as_tensor(X_dict[WEIGHTS])
-    n = {len(values) for name, values in X_dict.items() if name != WEIGHTS}
-    if (
-        weights.ndim != 1
-        or {len(weights)} != n
-        or not bool((weights >= 0).all() and weights.isfinite().all())
-    ):
-        raise TaskloomError(
-            f"the weights under '{WEIGHTS}' should be finite and at least 0, one for each example"
-        )
-    return weights
-
-
-def _concatenated(batches: Sequence[torch.Tensor]) -> Array:
-    return torch.cat(list(batches)).numpy() if batches else np.empty(0)
+def _full_precision(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -78,11 +78,20 @@ class DictDataset(Dataset[tuple[dict[str, Any], dict[str, torch.Tensor]]]):
         X_tensor: torch.Tensor,
         Y_tensor: torch.Tensor,
         split: str,
-        input_data_key: str = "data",
+        input_data_key: str = "input_data",
         task_name: str = "task",
         dataset_name: str = "SnorkelDataset",
     ) -> DictDataset:
-        """Return the dataset of one field ``X_tensor [n, …]`` labelled by ``Y_tensor [n]`` for one task."""
+        """Return the dataset of one field, labelled for one task.
+
+        Args:
+            X_tensor: The field's values, ``[n, …]``.
+            Y_tensor: The labels, ``[n]`` or ``[n, …]``.
+            split: The split's name.
+            input_data_key: The field's name; default ``"input_data"``.
+            task_name: The task that the labels are for; default ``"task"``.
+            dataset_name: The dataset's name; default ``"SnorkelDataset"``, as it has always been.
+        """
         return cls(dataset_name, split, {input_data_key: X_tensor}, {task_name: Y_tensor})
 
     def __getitem__(self, index: int) -> Batch:
@@ -96,7 +105,7 @@ class DictDataset(Dataset[tuple[dict[str, Any], dict[str, torch.Tensor]]]):
 
     def __repr__(self) -> str:
         fields, tasks = list(self.X_dict), list(self.Y_dict)
-        return f"DictDataset(name={self.name!r}, split={self.split!r}, X={fields}, Y={tasks})"
+        return f"{type(self).__name__}(name={self.name}, X_keys={fields}, Y_keys={tasks})"
 
     def batch(self, indices: Sequence[int] | torch.Tensor) -> Batch:
         """Gather examples by index; every field must be a tensor.
@@ -118,20 +127,31 @@ class DictDataset(Dataset[tuple[dict[str, Any], dict[str, torch.Tensor]]]):
 def collate_dicts(examples: Sequence[Batch]) -> Batch:
     """Merge examples into a batch.
 
-    Tensors are stacked, 1-D tensors of several lengths padded with 0 at the end; numbers become a tensor;
-    anything else stays a list.
+    Tensors are stacked, 1-D tensors of several lengths padded at the end: fields with 0, labels with -1, which is no
+    label. Numbers become a tensor; anything else stays a list.
+
+    Args:
+        examples: Fields and labels by name, each of one example.
+
+    Returns:
+        Fields ``[n, …]`` and labels ``[n, …]`` by the same names.
+
+    Example:
+        >>> X_dict, _ = collate_dicts([({"tokens": torch.tensor([5, 6])}, {}), ({"tokens": torch.tensor([7])}, {})])
+        >>> X_dict["tokens"].tolist()
+        [[5, 6], [7, 0]]
     """
-    X_dict: XDict = {field: _merge([X[field] for X, _ in examples]) for field in examples[0][0]}
-    Y_dict: YDict = {task: torch.stack([Y[task] for _, Y in examples]) for task in examples[0][1]}
+    X_dict: XDict = {field: _merge([X[field] for X, _ in examples], 0) for field in examples[0][0]}
+    Y_dict: YDict = {task: _merge([Y[task] for _, Y in examples], UNLABELLED) for task in examples[0][1]}
     return X_dict, Y_dict
 
 
-def _merge(values: list[Any]) -> Any:
+def _merge(values: list[Any], padding: int) -> Any:
     if all(isinstance(value, torch.Tensor) for value in values):
         if all(value.shape == values[0].shape for value in values):
             return torch.stack(values)
         if all(value.ndim == 1 for value in values):
-            return pad_sequence(values, batch_first=True)
+            return pad_sequence(values, batch_first=True, padding_value=padding)
     if all(isinstance(value, int | float) for value in values):
         return torch.tensor(values)
     return values
@@ -170,6 +190,9 @@ class DictDataLoader(DataLoader[Batch]):
         dataset: The split to batch.
         collate_fn: Merges a list of examples into a batch; default :func:`collate_dicts`.
         **kwargs: Passed to ``DataLoader``: ``batch_size``, ``shuffle``, ``sampler`` …
+
+    Raises:
+        TaskloomError: If ``dataset`` is no :class:`DictDataset`.
     """
 
     dataset: DictDataset  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -180,6 +203,8 @@ class DictDataLoader(DataLoader[Batch]):
         collate_fn: Callable[[Sequence[Batch]], Batch] = collate_dicts,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(cast("object", dataset), DictDataset):
+            raise TaskloomError(f"a DictDataLoader loads a DictDataset, not a {type(dataset).__name__}")
         # Torch's own sampler makes a list of all indices, which is larger than many a dataset.
         if kwargs.get("shuffle") and not {"sampler", "generator"} & kwargs.keys() and len(dataset):
             kwargs |= {"shuffle": False, "sampler": ShuffledSampler(len(dataset))}
@@ -204,10 +229,3 @@ def _gathers_its_examples(dataset: type[DictDataset]) -> bool:
     """Say whether no subclass makes its examples in a way of its own, which gathering would pass by."""
     makers = next(vars(cls) for cls in dataset.__mro__ if "__getitem__" in vars(cls) or "batch" in vars(cls))
     return "batch" in makers
-
-
-def to_device(X_dict: Mapping[str, Any], device: torch.device) -> XDict:
-    """Return the fields with every tensor on ``device``."""
-    return {
-        key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in X_dict.items()
-    }

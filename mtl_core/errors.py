@@ -55,11 +55,23 @@ class LossError(TaskloomError):
 
 
 class NonFiniteLossError(TaskloomError):
-    """A task's loss became NaN or infinite while training."""
+    """A task's loss, or the gradient of it, became NaN or infinite while training.
 
-    def __init__(self, task_name: str, dataset: str, epoch: int, step: int, value: float) -> None:
+    Epochs, batches in their epoch and steps of the training are counted from 0.
+    """
+
+    def __init__(
+        self,
+        task_name: str,
+        dataset: str,
+        epoch: int,
+        step: int,
+        value: float,
+        batch: int = 0,
+        what: str = "loss",
+    ) -> None:
         super().__init__(
-            f"the loss of task '{task_name}' is {value} on a batch of dataset '{dataset}'"
+            f"the {what} of task '{task_name}' is {value} on batch {batch} of dataset '{dataset}'"
             f" at epoch {epoch}, step {step}: lower the learning rate, clip gradients or check the inputs"
         )
         self.task_name = task_name
@@ -67,6 +79,8 @@ class NonFiniteLossError(TaskloomError):
         self.epoch = epoch
         self.step = step
         self.value = value
+        self.batch = batch
+        self.what = what
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -71,7 +72,7 @@ class Identity(Output):
 
 
 class _Custom(Output):
-    def __init__(self, func: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, func: Callable[[Any], torch.Tensor]) -> None:
         self.func = func
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
@@ -82,7 +83,7 @@ def _squeezed(preds: torch.Tensor) -> torch.Tensor:
     return preds.squeeze(1) if preds.ndim == 2 and preds.shape[1] == 1 else preds
 
 
-def as_output(func: Output | Callable[[torch.Tensor], torch.Tensor]) -> Output:
+def as_output(func: Output | Callable[[Any], torch.Tensor]) -> Output:
     """Return ``func`` as an :class:`Output`; a plain callable predicts the argmax over dimension 1."""
     return func if isinstance(func, Output) else _Custom(func)
 

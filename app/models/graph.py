@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from app.models.schemas import GraphOut, NodeOut, SourceOut
 from mtl_core.building import plan_of
-from mtl_core.plan import FieldInput, NodeInput, Source
+from mtl_core.plan import EverythingInput, FieldInput, NodeInput, Source
 from mtl_core.specs import TaskSpec
 
 
@@ -22,7 +22,7 @@ def graph_of(specs: Iterable[TaskSpec]) -> GraphOut:
             NodeOut(
                 id=i,
                 module=node.module_name,
-                inputs=[_source(source) for source in node.sources],
+                inputs=[out for source in node.sources for out in _sources(source)],
                 operations=operations[i],
             )
             for i, node in enumerate(plan.nodes)
@@ -31,12 +31,11 @@ def graph_of(specs: Iterable[TaskSpec]) -> GraphOut:
     )
 
 
-def _source(source: Source) -> SourceOut:
+def _sources(source: Source) -> list[SourceOut]:
     match source:
         case FieldInput(name):
-            return SourceOut(field=str(name))
+            return [SourceOut(field=str(name))]
         case NodeInput(node, key):
-            return SourceOut(node=node, index=key)
-        case _:
-            # An operation without inputs, which reads everything, cannot be written as a spec.
-            raise AssertionError(source)
+            return [SourceOut(node=node, index=key)]
+        case EverythingInput(operations):
+            return [SourceOut(node=node) for _, node in operations]

@@ -25,6 +25,7 @@ from app.models.schemas import (
 )
 from app.problems import problem_responses
 from app.scores.service import scores_by_key
+from app.tasks.service import report_of
 
 router = APIRouter(prefix="/models", tags=["models"], route_class=Endpoint)
 
@@ -177,9 +178,10 @@ def _summary(session: Session, model: Model) -> ModelSummary:
 
 def _out(session: Session, model: Model) -> ModelOut:
     specs = service.specs_of(model)
-    parameters = service.parameters_of(link.task_row for link in model.tasks)
+    held = {link.task_row.name: report_of(link.task_row).parameters for link in model.tasks}
+    parameters = {name: n for of_task in held.values() for name, n in of_task.items()}
     modules = [
-        ModuleOut(name=name, parameters=n, used_by=[spec.name for spec in specs if name in spec.module_pool])
+        ModuleOut(name=name, parameters=n, used_by=[task for task, names in held.items() if name in names])
         for name, n in parameters.items()
     ]
     return ModelOut(

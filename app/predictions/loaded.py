@@ -27,6 +27,7 @@ class LoadedVersion:
     Attributes:
         model: The model's name.
         number: The version's number.
+        tasks: The tasks that can be asked for; the network has more where tasks have slices.
         classifier: The network, in evaluation mode.
         fields: Shape and dtype of one example of each field.
         preprocessing: How raw columns become fields, and what classes are called.
@@ -37,6 +38,7 @@ class LoadedVersion:
 
     model: str
     number: int
+    tasks: list[str]
     classifier: MultitaskClassifier
     fields: dict[str, FieldShape]
     preprocessing: Preprocessing
@@ -98,6 +100,7 @@ class LoadedVersions:
         return LoadedVersion(
             model=version.model,
             number=version.number,
+            tasks=[spec.name for spec in specs],
             classifier=classifier,
             fields=fields,
             preprocessing=preprocessing,

@@ -50,7 +50,7 @@ def predict_tasks(
 ) -> Response:
     """Route inputs along the paths of several tasks in one forward pass; what they share is computed once."""
     loaded = _load(resources, versions, model, body)
-    tasks = loaded.classifier.task_names if body.tasks is None else list(dict.fromkeys(body.tasks))
+    tasks = loaded.tasks if body.tasks is None else list(dict.fromkeys(body.tasks))
     predicted = service.predict(loaded, tasks, body, resources.settings.forward_numbers)
     return _json({"model": model, "version": loaded.number, "predictions": predicted})
 

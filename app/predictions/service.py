@@ -39,7 +39,7 @@ def predict(
         OperationError: If a module refuses its inputs' values.
     """
     for name in tasks:
-        if name not in loaded.classifier.tasks:
+        if name not in loaded.tasks:
             raise missing(f"task of version {loaded.number} of model '{loaded.model}' named", name)
     X_dict = _tensors(loaded, tasks, body.inputs) if body.inputs else _encoded(loaded, tasks, body)
     n_rows = len(next(iter(X_dict.values())))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from app.datasets import service as datasets_service
 from app.datasets.parts import Part, PartSummary, load_summary
 from app.db.tables import Split
 from app.problems import Invalid, NotFound
+from app.runs.initial import WeightsRef
 from app.runs.preprocessing import Preprocessing, store_preprocessing
+from app.runs.slices import scored_labels, slice_columns, slice_faults
 from app.storage.artifacts import ArtifactStore
 from app.storage.encoders import SentenceEncoders
 from mtl_core.building import Limits, TaskReport, check_task, resolve_task, shared_fields
@@ -29,15 +31,8 @@ from mtl_core.preprocessing import (
     fit_label,
     merge_summaries,
 )
+from mtl_core.slicing import slice_remap
 from mtl_core.specs import DType, FieldSpec, TaskSpec
-from mtl_core.training.config import TrainerConfig
-
-
-class RunTrainerConfig(TrainerConfig):
-    """Settings of a training."""
-
-    batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
-    """Examples in a batch."""
 
 
 class LabelRef(BaseModel):
@@ -64,6 +59,8 @@ class SplitRef(BaseModel):
     """Fields that these tasks read."""
     weights: str | None
     """Column of the examples' weights."""
+    slice_columns: dict[str, str] = {}
+    """Field that the tasks' slices name → its column."""
     parts: list[Part]
 
 
@@ -88,14 +85,41 @@ class Job(BaseModel):
     """Artifact of the run's preprocessing."""
     init_from: int | None = None
     """Version to start from."""
+    weights: list[WeightsRef] = []
+    """Where modules take their weights from; all others start anew."""
+    frozen: list[str] = []
+    """Modules that stay as they are because only the new ones are to be trained."""
 
     @property
     def artifacts(self) -> list[str]:
         """The artifacts that must stay as long as the run is not over."""
         return [
             self.preprocessing,
+            *(ref.sha256 for ref in self.weights),
             *(name for ref in self.splits for part in ref.parts for name in part.artifacts),
         ]
+
+    def logged_keys(self, train_split: str, valid_split: str) -> set[str]:
+        """Return the keys of all that a training logs."""
+        scored_only = slice_remap(self.tasks)
+        metrics = {label: names for spec in self.tasks for label, names in scored_labels(spec).items()}
+        keys = {f"model/all/{train_split}/{what}" for what in ("loss", "lr")}
+        for ref in self.splits:
+            labels = [label for spec in self.tasks if spec.name in ref.tasks for label in scored_labels(spec)]
+            if ref.split == train_split:
+                keys |= {
+                    f"{label}/{ref.dataset}/{train_split}/loss"
+                    for label in labels
+                    if label not in scored_only
+                }
+            if ref.split == valid_split:
+                keys.add(f"model/all/{valid_split}/loss")
+                keys |= {
+                    f"{label}/{ref.dataset}/{valid_split}/{metric}"
+                    for label in labels
+                    for metric in (*metrics[label], "loss")
+                }
+        return keys
 
 
 def plan_job(
@@ -240,6 +264,10 @@ class _Checks:
         where = _where(split)
         for task in self.labelled(split):
             yield from (f"{where}: {fault}" for fault in self._label_faults(task, split.labels[task]))
+            if self.specs[task].slices:
+                yield from (
+                    f"{where}: {fault}" for fault in slice_faults(self.store, self.specs[task], split)
+                )
 
     def resolved(self, task: str) -> TaskSpec:
         """Return a task with the sizes filled in that come with the data.
@@ -267,6 +295,7 @@ class _Checks:
             labels={task: self._label(task, split.labels[task]) for task in tasks},
             fields=list(dict.fromkeys(name for task in tasks for name in self.reports[task].fields)),
             weights=split.weights["column"] if split.weights else None,
+            slice_columns=slice_columns([self.specs[task] for task in tasks], split),
             parts=datasets_service.parts_of(split),
         )
 

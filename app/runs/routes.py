@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
@@ -16,13 +17,19 @@ from app.http.endpoint import Endpoint
 from app.http.pages import Page, PagingDep
 from app.http.resources import ModelPath, NameQuery, ResourcesDep, RunPath, SessionDep, VersionPath
 from app.models import service as models
-from app.problems import problem_responses
+from app.problems import NotFound, problem_responses
 from app.runs import events, service
 from app.runs.schemas import MetricsOut, RunOut, RunStatus, ScoreIn, TrainIn
 
 router = APIRouter(route_class=Endpoint)
 
 _EVENT_POLL_SECONDS = 0.25
+_LOG_FILES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+        "description": "The files that the log writer wrote",
+    }
+}
 
 
 @router.post(
@@ -104,6 +111,26 @@ def get_run_metrics(run: RunPath, session: SessionDep) -> MetricsOut:
     return MetricsOut(run=row.id, series=series)
 
 
+@router.get(
+    "/runs/{run}/log",
+    tags=["runs"],
+    summary="Download a run's log",
+    response_class=Response,
+    responses=_LOG_FILES | problem_responses(404, 422),
+)
+def get_run_log(run: RunPath, session: SessionDep, resources: ResourcesDep) -> Response:
+    """Download what the run's log writer wrote, as a ZIP file.
+
+    There is a log when the trainer settings had `logging` on: `log.json`, or an event file for TensorBoard.
+    """
+    row = service.get(session, run)
+    if row.log is None:
+        raise NotFound(f"run '{run}' has no log: it was started without logging, or has not trained yet")
+    return FileResponse(
+        resources.store.path(row.log), media_type="application/zip", filename=f"{run}-log.zip"
+    )
+
+
 def _known_run(run: RunPath, session: SessionDep) -> str:
     """Answer 404 for a run that is not there before its stream begins."""
     return service.get(session, run).id
@@ -183,6 +210,7 @@ def run_out(run: Run) -> RunOut:
             "data": run.job["splits"],
             "trainer": run.request.get("trainer"),
             "init_from": run.job["init_from"],
+            "log": f"/v1/runs/{run.id}/log" if run.log else None,
             "model_version": run.model_version,
             "progress": run.progress,
             "error": run.error,

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from app.runs.job import RunTrainerConfig
+from app.runs.trainer_config import RunTrainerConfig
 from app.wire import In, Out, shown_as
-from mtl_core.specs import NAME_PATTERN
+from mtl_core.specs import NAME_PATTERN, Name
 
 RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelling", "cancelled"]
 RunKind = Literal["train", "score"]
@@ -19,7 +19,10 @@ DatasetRef = Annotated[
         pattern=NAME_PATTERN.removesuffix("$") + r"(@[0-9]{1,9})?$", description="`name` or `name@version`."
     ),
 ]
-
+VersionRef = (
+    Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] | Annotated[str, Field(pattern=NAME_PATTERN)]
+)
+ModuleName = Annotated[str, Field(min_length=1, max_length=300)]
 
 _RUN: dict[str, Any] = {
     "id": "run_01KD8Z6Y0000000000000000AB",
@@ -38,6 +41,7 @@ _RUN: dict[str, Any] = {
     ],
     "trainer": {"n_epochs": 10, "lr": 0.02, "seed": 1, "batch_size": 32},
     "init_from": None,
+    "log": None,
     "model_version": None,
     "progress": {
         "epoch": 4,
@@ -65,6 +69,17 @@ _METRICS: dict[str, Any] = {
 }
 
 
+class ModuleSource(In):
+    """A module of a trained version."""
+
+    model: Name | None = Field(default=None, examples=["shapes"])
+    """The version's model; default: the one that is trained."""
+    version: VersionRef = "latest"
+    """A number or an alias."""
+    module: ModuleName | None = Field(default=None, examples=["base_mlp"])
+    """The module's name there; default: as here."""
+
+
 class TrainIn(
     In,
     json_schema_extra=shown_as(
@@ -77,18 +92,22 @@ class TrainIn(
 ):
     """A training to be done."""
 
-    datasets: Annotated[list[DatasetRef], Field(min_length=1, max_length=1000)]
+    datasets: Annotated[list[DatasetRef], Field(min_length=1, max_length=1000, examples=[["circleDataset"]])]
     """What to train, watch and score on: all splits of these datasets that carry labels of the model's tasks; `name`
     stands for the newest version, `name@2` for another."""
     trainer: RunTrainerConfig = RunTrainerConfig()
     """Settings of the training."""
-    init_from: (
-        Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
-        | Annotated[str, Field(pattern=NAME_PATTERN)]
-        | None
-    ) = "latest"
+    init_from: VersionRef | None = "latest"
     """The version whose modules the training starts from, as far as the model still has them; `latest` is none while
     there is no version. null: every module starts anew."""
+    init_modules: dict[ModuleName, ModuleSource] = Field(
+        default={},
+        max_length=256,
+        examples=[{"base_mlp": {"model": "shapes", "version": 1, "module": "base_mlp"}}],
+    )
+    """Modules that start from elsewhere: by their names, a version (of any model) and the module's name there."""
+    train: Literal["all", "new"] = "all"
+    """`new` trains only the modules that start with random weights: no bit of the others changes."""
     preprocessing: Literal["keep", "refit"] = "keep"
     """Whether raw columns are encoded as for the version that the training starts from, or fitted anew to this run's
     train splits. What that version was not fitted for is fitted anyway."""
@@ -140,6 +159,8 @@ class RunOut(Out, json_schema_extra=shown_as(_RUN)):
     """Every setting of the training, defaults filled in; null for a scoring."""
     init_from: int | None
     """The version whose modules the training started from."""
+    log: str | None
+    """Where the log is that the training was asked to write; null while there is none."""
     model_version: int | None
     """The version that the run made, or scored."""
     progress: ProgressOut | None

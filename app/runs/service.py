@@ -14,10 +14,12 @@ from app.db.tables import Model, Run, RunEvent, Version
 from app.models import service as models
 from app.problems import Conflict, Invalid, NotFound, missing
 from app.runs import events, lease
+from app.runs.initial import find_start
 from app.runs.job import Job, plan_job
 from app.runs.lease import Claim
 from app.runs.preprocessing import Preprocessing, load_preprocessing
 from app.runs.schemas import MetricPoint, ScoreIn, TrainIn
+from app.runs.trainer_config import check_settings
 from app.runs.transitions import end, status_event
 from app.scores.service import add_scores
 from app.storage.artifacts import ArtifactStore, StoredTensors
@@ -40,25 +42,31 @@ def enqueue_training(
     """Accept a training.
 
     Raises:
-        Invalid: If a dataset is unknown or does not suit the tasks, none has the train split, or there is no such
-            version to start from.
+        Invalid: If a dataset is unknown or does not suit the tasks, none has the train split, there is no such
+            version to start from, or the settings name a module or score that the training does not have.
     """
     init_from = _initial_version(session, model, request.init_from)
-    train_split = request.trainer.train_split
+    base = session.get_one(Version, (model.name, init_from)) if init_from is not None else None
     given = Preprocessing()
-    if init_from is not None and request.preprocessing == "keep":
-        version = session.get_one(Version, (model.name, init_from))
-        given = load_preprocessing(store, version.preprocessing)
+    if base is not None and request.preprocessing == "keep":
+        given = load_preprocessing(store, base.preprocessing)
     specs = models.specs_of(model)
+    train_split = request.trainer.train_split
     job = plan_job(session, store, encoders, specs, request.datasets, limits, given, train_split)
     if not any(ref.split == train_split for ref in job.splits):
         raise Invalid.at("/datasets", f"none of the datasets has the train split '{train_split}' with labels")
+    start = find_start(session, model, job.tasks, base, request.init_modules)
+    frozen: list[str] = []
+    if request.train == "new":
+        frozen = [name for name in start.modules if name not in start.new]
+    keys = job.logged_keys(train_split, request.trainer.valid_split)
+    check_settings(request.trainer, start.modules, frozen, keys)
     return _enqueue(
         session,
         "train",
         model,
         request.model_dump(mode="json"),
-        job.model_copy(update={"init_from": init_from}),
+        job.model_copy(update={"init_from": init_from, "weights": start.weights, "frozen": frozen}),
     )
 
 
@@ -159,6 +167,15 @@ def finish_training(
     add_scores(session, run, scores)
     end(session, run, "succeeded")
     return number
+
+
+def keep_log(session: Session, claim: Claim, log: str) -> None:
+    """Keep the artifact of a run's log with the run.
+
+    Raises:
+        LeaseLostError: If the run is no longer the claimant's; nothing is written.
+    """
+    lease.held(session, claim).log = log
 
 
 def finish_scoring(session: Session, claim: Claim, scores: Sequence[Score]) -> None:

@@ -26,7 +26,7 @@ def list_scores(
     model: NameQuery = None,
     version: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
     run: NameQuery = None,
-    task: NameQuery = None,
+    task: Annotated[str | None, Query(max_length=300)] = None,
     dataset: NameQuery = None,
     split: NameQuery = None,
     metric: NameQuery = None,

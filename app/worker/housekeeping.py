@@ -34,6 +34,7 @@ def clean(db: Database, store: ArtifactStore) -> None:
             *session.scalars(select(Upload.table)),
             *session.scalars(select(Version.sha256)),
             *session.scalars(select(Version.preprocessing)),
+            *session.scalars(select(Run.log)),
         }
         for parts in session.scalars(select(Split.parts)):
             referenced.update(name for part in parts for name in Part.model_validate(part).artifacts)

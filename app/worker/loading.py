@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from app.datasets.parts import read_part
 from app.runs.job import Job, SplitRef
 from app.runs.preprocessing import Preprocessing
+from app.runs.slices import raw_array
 from app.storage.artifacts import ArtifactStore
 from app.storage.encoders import SentenceEncoders
 from mtl_core import DictDataset
 from mtl_core.mapped import ArrayWriter, MappedDataset
+from mtl_core.slicing import slice_labels, slice_masks
+from mtl_core.slicing.names import BASE, ind_task, pred_task, whole_slice, with_base
 from mtl_core.task import WEIGHTS
 
 Array = NDArray[Any]
@@ -98,7 +101,8 @@ class SplitLoader:
         fields = {name: self._preprocessing.fields[name] for name in ref.fields}
         read = [column for field in fields.values() for column in field.column_names]
         read += [label.codec.column for label in ref.labels.values()]
-        columns = list(dict.fromkeys([*read, ref.weights] if ref.weights else read))
+        read += [*ref.slice_columns.values(), *([ref.weights] if ref.weights else [])]
+        columns = list(dict.fromkeys(read))
         for part in ref.parts:
             for whole in read_part(self._store, part, columns):
                 for start in range(0, whole.num_rows, _ROWS):
@@ -111,9 +115,26 @@ class SplitLoader:
                         )
                     for task, label in ref.labels.items():
                         encoded[_Y + task] = label.codec.encode(raw[label.codec.column])
+                    encoded |= self._slice_labels(ref, raw, encoded)
                     yield {
                         name: values.astype(forms[name][0], copy=False) for name, values in encoded.items()
                     }
+
+    def _slice_labels(
+        self, ref: SplitRef, raw: Mapping[str, pa.Array], encoded: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Return the labels of the slice tasks of some rows."""
+        if not ref.slice_columns:
+            return {}
+        columns = {name: raw_array(raw[column]) for name, column in ref.slice_columns.items()}
+        return {
+            _Y + name: values
+            for spec in self._job.tasks
+            if spec.slices and spec.name in ref.labels
+            for name, values in slice_labels(
+                spec.name, encoded[_Y + spec.name], slice_masks(spec.slices, columns), with_whole=True
+            ).items()
+        }
 
     def _forms(self, ref: SplitRef) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         """Return dtype and shape of one example of every array of a split."""
@@ -122,8 +143,14 @@ class SplitLoader:
             forms[_X + name] = (self._job.fields[name].dtype, self._preprocessing.fields[name].shape)
         if ref.weights:
             forms[_X + WEIGHTS] = ("float32", [])
+        slices = {spec.name: spec.slices for spec in self._job.tasks}
         for task, label in ref.labels.items():
             forms[_Y + task] = (label.dtype, label.shape)
+            for part in with_base(part.name for part in slices[task]) if slices[task] else []:
+                forms[_Y + ind_task(task, part)] = ("int64", [])
+                forms[_Y + pred_task(task, part)] = (label.dtype, label.shape)
+                if part != BASE:
+                    forms[_Y + whole_slice(task, part)] = (label.dtype, label.shape)
         return {name: (np.dtype(dtype), tuple(shape)) for name, (dtype, shape) in forms.items()}
 
 

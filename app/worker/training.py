@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TypeVar
@@ -23,9 +24,10 @@ from app.logs import configure_logs, get_logger
 from app.problems import Problem
 from app.runs import lease, service
 from app.runs.events import Event
-from app.runs.job import Job, RunTrainerConfig
+from app.runs.job import Job
 from app.runs.lease import Claim, LeaseLostError
 from app.runs.preprocessing import load_preprocessing
+from app.runs.trainer_config import LOGS, RunTrainerConfig, trainer_settings
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore, DamagedArtifactError
 from app.storage.encoders import SentenceEncoders
@@ -43,8 +45,8 @@ from mtl_core import (
 )
 from mtl_core.building import build_tasks
 from mtl_core.data import is_labelled
-from mtl_core.modules import canonical_module
-from mtl_core.specs import TaskSpec
+from mtl_core.slicing import slice_remap
+from mtl_core.training.priors import set_class_priors
 
 log = get_logger(__name__)
 
@@ -95,8 +97,7 @@ class _Execution:
         with self.db.read() as session:
             run = service.get(session, self.claim.run)
             job = service.job_of(run)
-            number = job.init_from if run.kind == "train" else run.model_version
-            start = session.get(Version, (run.model, number)) if number else None
+            version = session.get(Version, (run.model, run.model_version)) if run.kind == "score" else None
         with self.store.scratch() as folder:
             preprocessing = load_preprocessing(self.store, job.preprocessing)
             loader = SplitLoader(
@@ -108,26 +109,32 @@ class _Execution:
                 self.settings.dataset_memory_bytes,
             )
             if run.kind == "train":
-                self._train(run, job, start, loader)
+                self._train(run, job, loader, folder)
             else:
-                assert start is not None
-                self._score(job, start, loader)
+                assert version is not None
+                self._score(job, version, loader)
 
-    def _train(self, run: Run, job: Job, start: Version | None, loader: SplitLoader) -> None:
+    def _train(self, run: Run, job: Job, loader: SplitLoader, folder: Path) -> None:
         config = RunTrainerConfig.model_validate(run.request["trainer"])
-        model = MultitaskClassifier(build_tasks(job.tasks, config.seed), name=run.model)
+        model = _model_of(job, run.model, config.seed)
         reporter = _Reporter(self.settings, self.claim, self.db)
         reporter.log(
             f"training on {model.device}: tasks {model.task_names}, {len(model.module_pool)} modules"
         )
-        if start:
-            self._initialise(model, job, start, reporter)
+        new = self._initialise(model, job, reporter)
         if loader.maps:
             reporter.log(f"the data takes {loader.bytes / 2**20:,.0f} MiB: it is trained from mapped files")
         datasets = [loader.load(ref) for ref in job.splits]
         _warn_of_untrained(job, datasets, config, reporter)
-        settings = config.model_dump(exclude={"batch_size"}) | {"progress_bar": False}
-        Trainer(run.model, **settings).fit(model, _training_loaders(datasets, config), reporter)
+        loaders = _training_loaders(datasets, config)
+        if config.class_prior_bias:
+            _set_priors(model, loaders, config, new, reporter)
+        (folder / LOGS).mkdir()
+        try:
+            Trainer(run.model, **trainer_settings(config, job.frozen, folder)).fit(model, loaders, reporter)
+        finally:
+            if config.logging:
+                self._keep_log(folder)
         reporter.flush()
 
         scores = model.evaluate(_scoring_loaders(datasets))
@@ -139,19 +146,47 @@ class _Execution:
             log.info("run succeeded", version=version, scores=len(scores))
 
     def _score(self, job: Job, version: Version, loader: SplitLoader) -> None:
-        model = MultitaskClassifier(build_tasks(job.tasks), name=version.model)
+        model = _model_of(job, version.model)
         load_module_weights(model, self.store.load_tensors(version.sha256))
         scores = model.evaluate(_scoring_loaders([loader.load(ref) for ref in job.splits]))
         _end(self.settings, self.db, lambda s: service.finish_scoring(s, self.claim, scores))
 
-    def _initialise(self, model: MultitaskClassifier, job: Job, start: Version, reporter: _Reporter) -> None:
-        """Load the modules that are in the version as they are in the job."""
-        before = _modules_of(TaskSpec.model_validate(spec) for spec in start.tasks)
-        now = _modules_of(job.tasks)
-        kept = [name for name, spec in now.items() if before.get(name) == spec]
-        load_module_weights(model, self.store.load_tensors(start.sha256), kept)
-        fresh = sorted(set(now) - set(kept))
-        reporter.log(f"from version {start.number}: modules {sorted(kept)}; new: {fresh}")
+    def _initialise(self, model: MultitaskClassifier, job: Job, reporter: _Reporter) -> list[str]:
+        """Load the weights that modules start from, and return the modules that have none."""
+        for ref in job.weights:
+            load_module_weights(model, self.store.load_tensors(ref.sha256), ref.modules)
+            modules = [
+                ours if ours == theirs else f"{theirs} as {ours}" for ours, theirs in ref.modules.items()
+            ]
+            reporter.log(f"from version {ref.version} of model '{ref.model}': modules {sorted(modules)}")
+        given = {name for ref in job.weights for name in ref.modules}
+        new = [name for name in model.module_pool if name not in given]
+        reporter.log(f"new modules: {sorted(new)}; modules that stay as they are: {sorted(job.frozen)}")
+        return new
+
+    def _keep_log(self, folder: Path) -> None:
+        packed = shutil.make_archive(str(folder / "log"), "zip", folder / LOGS)
+        log_sha256 = self.store.put_file(Path(packed)).sha256
+        _end(self.settings, self.db, lambda s: service.keep_log(s, self.claim, log_sha256))
+
+
+def _model_of(job: Job, name: str, seed: int | None = None) -> MultitaskClassifier:
+    model = MultitaskClassifier(build_tasks(job.tasks, seed), name=name)
+    model.remap_labels.update(slice_remap(job.tasks))
+    return model
+
+
+def _set_priors(
+    model: MultitaskClassifier,
+    loaders: Sequence[DictDataLoader],
+    config: RunTrainerConfig,
+    new: Sequence[str],
+    reporter: _Reporter,
+) -> None:
+    """Start the new heads at their classes' shares; those that were trained before know better."""
+    train = [loader for loader in loaders if loader.dataset.split == config.train_split]
+    for line in set_class_priors(model, train, new):
+        reporter.log(line)
 
 
 def _training_loaders(datasets: Sequence[DictDataset], config: RunTrainerConfig) -> list[DictDataLoader]:
@@ -238,10 +273,6 @@ class _Reporter(FitListener):
 def _threads(settings: Settings) -> int:
     """Share the cores among the slots, one left to the server: threads beyond the cores slow each other many times."""
     return max(1, ((os.cpu_count() or 1) - 1) // settings.worker_slots)
-
-
-def _modules_of(specs: Iterable[TaskSpec]) -> dict[str, dict[str, object]]:
-    return {name: canonical_module(module) for spec in specs for name, module in spec.module_pool.items()}
 
 
 def _warn_of_untrained(

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from mtl_core.training.watched_metrics import WatchedMetric
+
+_Key = TypeVar("_Key", str, "str | list[str]")
+
+
+def _readable(metric: _Key) -> _Key:
+    WatchedMetric.parse(metric)
+    return metric
+
 
 # Strict, because what JSON calls true or "1" is no number.
 _Flag = Annotated[bool, Field(strict=True)]
@@ -13,7 +23,16 @@ _NotNegative = Annotated[float, Field(strict=True, ge=0)]
 _Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 _Decay = Annotated[float, Field(strict=True, ge=0, lt=1)]
 _Factor = Annotated[float, Field(strict=True, gt=0, le=1)]
+_AtLeastOne = Annotated[float, Field(strict=True, ge=1)]
+_Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+_CountFrom1 = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 _SplitName = Annotated[str, Field(min_length=1, max_length=128)]
+_ModuleName = Annotated[str, Field(min_length=1)]
+_Path = Annotated[str, Field(min_length=1)]
+_WatchedKey = Annotated[str, AfterValidator(_readable)]
+_Watched = Annotated[
+    str | Annotated[list[str], Field(min_length=1, max_length=1000)], AfterValidator(_readable)
+]
 
 
 class Settings(BaseModel):
@@ -70,10 +89,34 @@ class ExponentialConfig(Settings):
 class StepConfig(Settings):
     """Settings of the ``step`` schedule."""
 
-    gamma: _Factor = 0.1
+    gamma: _Factor = 0.9
     """Factor on the learning rate at every step."""
-    step_size: Annotated[int, Field(strict=True, ge=1)] = 5
+    step_size: _CountFrom1 = 5
     """Batches between two steps."""
+
+
+class OneCycleConfig(Settings):
+    """Settings of the ``one_cycle`` schedule (Smith and Topin, 2019)."""
+
+    pct_start: _Fraction = 0.3
+    """Share of the batches after warm-up in which the learning rate rises to ``lr``; in the others it falls."""
+    div_factor: _AtLeastOne = 25.0
+    """``lr`` divided by the learning rate at the start."""
+    final_div_factor: _AtLeastOne = 1e4
+    """The learning rate at the start divided by the one at the end."""
+
+
+class PlateauConfig(Settings):
+    """Settings of the ``plateau`` schedule."""
+
+    metric: _Watched | None = Field(default=None, examples=["model/all/valid/loss:min"])
+    """What has to improve, as in ``early_stopping_config.metric``. Default: the loss on the validation split."""
+    factor: _Factor = 0.1
+    """Factor on the learning rate when the metric has stopped improving."""
+    patience: _CountFrom1 = 3
+    """Evaluations without an improvement after which the factor is applied."""
+    threshold: _NotNegative = 1e-4
+    """The metric has improved when it is better than its best by more than this."""
 
 
 class LRSchedulerConfig(Settings):
@@ -86,26 +129,75 @@ class LRSchedulerConfig(Settings):
     warmup_percentage: _Fraction = 0.0
     """Length of the warm-up as a share of the whole training; used where ``warmup_steps`` is 0."""
     min_lr: _NotNegative = 0.0
-    """The learning rate never falls below this once warm-up is over."""
+    """The learning rate never falls below this once warm-up is over; ``cosine`` ends at it."""
     exponential_config: ExponentialConfig = ExponentialConfig()
     """Used by ``exponential``."""
     step_config: StepConfig = StepConfig()
     """Used by ``step``."""
+    one_cycle_config: OneCycleConfig = OneCycleConfig()
+    """Used by ``one_cycle``."""
+    plateau_config: PlateauConfig = PlateauConfig()
+    """Used by ``plateau``."""
 
 
 class LogManagerConfig(Settings):
     """How often losses are logged and the validation split is scored."""
 
     counter_unit: Literal["batches", "epochs", "points"] = "epochs"
-    """What ``evaluation_freq`` counts; points are examples."""
+    """What ``evaluation_freq`` and ``checkpoint_runway`` count; points are examples."""
     evaluation_freq: _Positive = 1.0
     """Log and evaluate every so many units, and always at the end."""
+
+
+class CheckpointerConfig(Settings):
+    """When the model is saved, and which of its states comes back at the end."""
+
+    checkpoint_dir: _Path = "checkpoints"
+    """Folder of the checkpoints; it is made if there is none."""
+    checkpoint_factor: _CountFrom1 = 1
+    """Save a checkpoint at every so many evaluations."""
+    checkpoint_metric: _Watched = "model/all/train/loss:min"
+    """The model is put back to its best by this at the end: ``task/dataset/split/metric:min`` or ``:max``. A list, or
+    ``*`` for any text in a part of the key, means the mean of all that match."""
+    checkpoint_task_metrics: list[_WatchedKey] | None = Field(
+        default=None, examples=[["circle_task/circleDataset/valid/accuracy:max"]]
+    )
+    """Further metrics, the best model by each of which is kept as a file too. Default: none."""
+    checkpoint_runway: _NotNegative = 0
+    """No checkpoint is saved before so many ``counter_unit``s."""
+    checkpoint_clear: _Flag = True
+    """Whether to remove all checkpoints but the best at the end."""
+
+
+class LogWriterConfig(Settings):
+    """Where logs are written."""
+
+    log_dir: _Path = "logs"
+    """Folder in which every run has its own."""
+    run_name: Annotated[str, Field(min_length=1)] | None = Field(default=None, examples=["first"])
+    """Name of the run's folder. Default: date and time of its start."""
+
+
+class EarlyStoppingConfig(Settings):
+    """When training ends before its last epoch, or a task's share in it does."""
+
+    metric: _Watched | None = Field(default=None, examples=["*/*/valid/accuracy:max"])
+    """What has to improve: ``task/dataset/split/metric:min`` or ``:max``; a list, or ``*`` for any text in a part of
+    the key, means the mean of all that match. With ``per_task``, a ``*`` for the task is read for each task by itself.
+    Default: the loss on the validation split, of the whole model or of each task."""
+    patience: _CountFrom1 = 5
+    """Evaluations without an improvement after which training, or a task's, ends."""
+    min_delta: _NotNegative = 0.0
+    """The metric has improved when it is better than its best by more than this."""
+    per_task: _Flag = False
+    """Whether each task ends by itself: one that has peaked keeps the best weights of its own modules, and what it
+    answered then, while the others go on training what they share with it (Li and Hoiem, 2016)."""
 
 
 class TrainerConfig(Settings):
     """Settings of a :class:`~mtl_core.Trainer`."""
 
-    seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] | None = None
+    seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] | None = Field(default=None, examples=[1])
     """Seeds batch order and dropout: the same seed, model and data give the same weights. Default: none."""
     n_epochs: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 1
     """Passes over the training data."""
@@ -123,15 +215,61 @@ class TrainerConfig(Settings):
     """Weight decay: an L2 penalty, or decoupled from the loss with ``adamw``."""
     grad_clip: _NotNegative = 1.0
     """Greatest norm of all gradients together; 0 turns clipping off."""
+    accumulate_batches: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 1
+    """Batches whose gradients are averaged in one step; those left at an epoch's end make a step too."""
+    precision: Literal["float32", "auto", "bfloat16", "float16"] = "float32"
+    """What the forward pass computes in where torch deems it safe (autocast; Micikevicius et al., 2018); weights stay
+    float32. ``auto`` is bfloat16 on a GPU that has it, else float32; ``float16`` needs a GPU."""
+    ema_decay: _Decay | None = Field(default=None, examples=[0.999])
+    """Evaluate, save and end with a running mean of the weights, which keeps this share of itself at every step, and
+    less at the first ones. Default: none, the weights themselves."""
+    non_finite: Literal["fail", "skip"] = "fail"
+    """What to do when a loss or gradient is NaN or infinite: fail, or take no step on that batch and count it."""
+    max_skipped: _Count = 100
+    """More batches in a row than this are not skipped: training fails."""
+    class_prior_bias: _Flag = False
+    """Whether heads start at the shares of their classes, or means of their values, in the training labels (Lin et al.,
+    2017)."""
+    module_lrs: dict[_ModuleName, _Positive] = Field(default={}, examples=[{"base_mlp": 0.001}])
+    """Learning rates of single modules in place of ``lr``; warm-up and schedule scale all alike."""
+    frozen_modules: list[_ModuleName] = Field(default=[], examples=[["base_mlp"]])
+    """Modules that stay exactly as they are: without gradients, and in evaluation mode."""
     optimizer: Literal["sgd", "adam", "adamax", "adamw"] = "adam"
     """How gradients become steps."""
     optimizer_config: OptimizerConfig = OptimizerConfig()
     """Settings of each optimizer."""
-    lr_scheduler: Literal["constant", "linear", "exponential", "step"] = "constant"
-    """How the learning rate changes after warm-up: not, linearly to 0, or by a factor a batch or a step."""
+    lr_scheduler: Literal["constant", "linear", "exponential", "step", "cosine", "one_cycle", "plateau"] = (
+        "constant"
+    )
+    """How the learning rate changes after warm-up: not; linearly to 0; by a factor a batch, or a step; along a cosine
+    to ``min_lr``; up and down again; or by a factor whenever a metric stops improving."""
     lr_scheduler_config: LRSchedulerConfig = LRSchedulerConfig()
     """Warm-up, floor and settings of each schedule."""
     batch_scheduler: Literal["shuffled", "sequential"] = "shuffled"
     """Order of batches over all loaders: mixed at random, or one loader after the other."""
     log_manager_config: LogManagerConfig = LogManagerConfig()
     """When to log and evaluate."""
+    checkpointing: _Flag = False
+    """Whether to save checkpoints, and to end with the best of them."""
+    checkpointer_config: CheckpointerConfig = CheckpointerConfig()
+    """Where, when and by which metric."""
+    logging: _Flag = False
+    """Whether to write losses, learning rate and scores to files."""
+    log_writer: Literal["tensorboard", "json"] = "tensorboard"
+    """Their form: TensorBoard's event files, or one ``log.json``."""
+    log_writer_config: LogWriterConfig = LogWriterConfig()
+    """Where the files are."""
+    early_stopping: _Flag = False
+    """Whether training may end before ``n_epochs``; the best weights come back."""
+    early_stopping_config: EarlyStoppingConfig = EarlyStoppingConfig()
+    """What has to improve, and how long it may fail to."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_model_config(cls, settings: Any) -> Any:
+        # The seed framework took this setting and did nothing with it.
+        if isinstance(settings, dict) and "model_config" in settings:
+            raise ValueError(
+                "a trainer has no model_config: give device and dataparallel to MultitaskClassifier"
+            )
+        return settings  # pyright: ignore[reportUnknownVariableType]

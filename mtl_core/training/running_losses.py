@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from collections.abc import Container, Iterable
+
+from mtl_core.data import DictDataLoader, is_labelled
 
 
 class RunningLosses:
-    """Sums of losses and examples by ``task/dataset/split/loss``, since the last reset."""
+    """Sums of losses and examples by ``task/dataset/split/loss``, since the last reset.
 
-    def __init__(self, train_split: str) -> None:
+    Args:
+        train_split: The split's name.
+        expected: Pairs of task and dataset, as of :func:`labelled_pairs`, whose losses are logged at every evaluation,
+            as NaN where no labelled example came between two of them; default: none.
+    """
+
+    def __init__(self, train_split: str, expected: Iterable[tuple[str, str]] = ()) -> None:
         self._train_split = train_split
+        self._expected = [self._key(task, dataset) for task, dataset in expected]
         self.reset()
 
     def reset(self) -> None:
@@ -19,14 +30,29 @@ class RunningLosses:
 
     def add(self, task: str, dataset: str, loss: float, count: int) -> None:
         """Add a batch's mean loss over ``count`` labelled examples of one task."""
-        key = f"{task}/{dataset}/{self._train_split}/loss"
+        key = self._key(task, dataset)
         self._sums[key] += loss * count
         self._counts[key] += count
 
     def metrics(self) -> dict[str, float]:
         """Return the mean loss of each task and dataset, and of all as ``model/all/<split>/loss``."""
-        means = {key: total / self._counts[key] for key, total in self._sums.items()}
+        means = dict.fromkeys(self._expected, math.nan)
+        means |= {key: total / self._counts[key] for key, total in self._sums.items()}
         if means:
-            overall = sum(self._sums.values()) / sum(self._counts.values())
+            count = sum(self._counts.values())
+            overall = sum(self._sums.values()) / count if count else math.nan
             means[f"model/all/{self._train_split}/loss"] = overall
         return means
+
+    def _key(self, task: str, dataset: str) -> str:
+        return f"{task}/{dataset}/{self._train_split}/loss"
+
+
+def labelled_pairs(loaders: Iterable[DictDataLoader], tasks: Container[str]) -> list[tuple[str, str]]:
+    """Return the pairs of task and dataset for which loaders have a labelled example."""
+    return [
+        (task, loader.dataset.name)
+        for loader in loaders
+        for task, labels in loader.dataset.Y_dict.items()
+        if task in tasks and bool(is_labelled(labels).any())
+    ]

@@ -25,7 +25,7 @@ _MAX_DECISION_LINES = 40
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
-@pytest.mark.parametrize("name", ["settings.md", "catalogue.md"])
+@pytest.mark.parametrize("name", ["settings.md", "catalogue.md", "options.md"])
 def test_generated_page_is_up_to_date(name: str) -> None:
     generated = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
     assert (ROOT / "docs" / name).read_text() == generated[name], "run: python docs/generate.py"

@@ -14,12 +14,11 @@ from mtl_core import (
     ModuleConflictError,
     MultitaskClassifier,
     Operation,
-    Scorer,
     Task,
     TaskloomError,
 )
 
-from .shapes import shape_data, shape_loaders, shape_task
+from .shapes import shape_task
 
 
 def two_shapes() -> MultitaskClassifier:
@@ -68,7 +67,7 @@ def test_any_name_will_do_for_a_module(name: str) -> None:
     )
     assert list(model.module_pool) == [name]
     assert name in model.module_pool
-    assert model({"x": torch.zeros(1, 2)}, ["t"])["t"][name].shape == (1, 2)
+    assert model({"x": torch.zeros(1, 2)}, ["t"])[name].shape == (1, 2)
     assert len(model.state_dict()) == 2
 
 
@@ -90,7 +89,7 @@ def test_the_loss_is_that_of_labelled_examples_alone() -> None:
     losses, counts = model.calculate_loss(
         X_dict, {"circle_task": labels, "square_task": torch.full((4,), -1)}
     )
-    logits = model(X_dict, ["circle_task"])["circle_task"]["circle_head"]
+    logits = model(X_dict, ["circle_task"])["circle_head"]
     assert counts == {"circle_task": 2}
     assert list(losses) == ["circle_task"]
     torch.testing.assert_close(losses["circle_task"], F.cross_entropy(logits[[0, 2]], labels[[0, 2]]))
@@ -103,7 +102,7 @@ def test_example_weights_weigh_the_losses_of_labelled_examples() -> None:
     model = MultitaskClassifier([shape_task("circle")], device="cpu")
     labels = torch.tensor([1, -1, 0, 1])
     losses, counts = model.calculate_loss(WEIGHTED, {"circle_task": labels})
-    logits = model(WEIGHTED, ["circle_task"])["circle_task"]["circle_head"]
+    logits = model(WEIGHTED, ["circle_task"])["circle_head"]
     one_by_one = F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
     expected = (2 * one_by_one[0] + 0.5 * one_by_one[2] + one_by_one[3]) / 3.5
     torch.testing.assert_close(losses["circle_task"], expected)
@@ -117,7 +116,7 @@ def test_weights_are_no_field() -> None:
             return fields["circle_data"]
 
     model = MultitaskClassifier([Task("t", {"m": Keys()}, [Operation("m", ["_input_"])])], device="cpu")
-    for outputs in (model(WEIGHTED, ["t"])["t"]["m"], model.infer(WEIGHTED, ["t"])["t"]["logits"]):
+    for outputs in (model(WEIGHTED, ["t"])["m"], model.infer(WEIGHTED, ["t"])["t"]["logits"]):
         assert torch.equal(outputs, WEIGHTED["circle_data"])
     losses, _ = model.calculate_loss(WEIGHTED, {"t": torch.zeros(4, dtype=torch.int64)})
     assert list(losses) == ["t"]
@@ -176,46 +175,6 @@ def test_a_loss_that_fails_names_its_task() -> None:
         model.calculate_loss({"circle_data": torch.zeros(2, 2)}, {"circle_task": torch.tensor([0, 7])})
 
 
-def test_scores_are_keyed_by_task_dataset_split_and_metric() -> None:
-    scores = two_shapes().score(shape_loaders(splits=("train", "valid")))
-    assert list(scores) == [
-        f"{shape}_task/{shape}Dataset/{split}/accuracy"
-        for shape in ("circle", "square")
-        for split in ("train", "valid")
-    ]
-
-
-def test_unlabelled_examples_count_in_no_score() -> None:
-    model = MultitaskClassifier([shape_task("circle")], device="cpu")
-    points = torch.randn(6, 2)
-    preds = model.infer({"circle_data": points}, ["circle_task"])["circle_task"]["preds"]
-    labels = torch.where(torch.arange(6) < 3, preds, -1)
-    loader = DictDataLoader(
-        DictDataset("d", "test", {"circle_data": points}, {"circle_task": labels}), batch_size=2
-    )
-    (row,) = model.evaluate([loader])
-    assert (row.value, row.n) == (1.0, 3)
-
-
-def test_a_split_without_any_label_has_an_undefined_score() -> None:
-    data = shape_data("circle")
-    data.Y_dict["circle_task"].fill_(-1)
-    (row,) = two_shapes().evaluate([DictDataLoader(data, batch_size=16)])
-    assert row.n == 0
-    assert row.value != row.value
-    assert row.reason == "no example is labelled"
-
-
-def test_predict_answers_in_the_loaders_order() -> None:
-    model, data = two_shapes(), shape_data("circle", n=21)
-    results = model.predict(DictDataLoader(data, batch_size=4), return_preds=True)
-    expected = model.infer(data.X_dict, ["circle_task"])["circle_task"]
-    assert results["golds"]["circle_task"].tolist() == data.Y_dict["circle_task"].tolist()
-    assert torch.equal(torch.from_numpy(results["preds"]["circle_task"]), expected["preds"])
-    torch.testing.assert_close(torch.from_numpy(results["probs"]["circle_task"]), expected["probs"])
-    assert "preds" not in model.predict(DictDataLoader(data))
-
-
 def test_inference_is_deterministic_and_leaves_the_mode_alone() -> None:
     trunk = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.BatchNorm1d(4))
     model = MultitaskClassifier([shape_task("circle", trunk)], device="cpu")
@@ -236,18 +195,94 @@ def test_an_unknown_task_is_refused() -> None:
             ask({"circle_data": torch.zeros(1, 2)}, ["triangle_task"])
 
 
-def test_scorers_with_own_functions_and_tasks_without_classes() -> None:
-    def spread(golds: Any, preds: Any, probs: Any) -> float:
-        return float(preds.max() - preds.min())
+def test_frozen_parts_of_a_model_in_training_are_given_back_as_they_were() -> None:
+    model = two_shapes()
+    model.train()
+    model.module_pool["base_mlp"].eval()
+    model.infer({"circle_data": torch.zeros(2, 2)}, ["circle_task"])
+    assert not model.module_pool["base_mlp"].training
+    assert model.module_pool["circle_head"].training
+
+
+def test_of_the_kinds_of_predictions_only_those_asked_for_are_made() -> None:
+    task = shape_task("circle", output_func=lambda logits: logits[:, 0])
+    model = MultitaskClassifier([task], device="cpu")
+    X_dict = {"circle_data": torch.randn(3, 2)}
+    predicted = model.infer(X_dict, ["circle_task"], ("probs", "logits"))["circle_task"]
+    assert list(predicted) == ["probs", "logits"]
+    assert torch.equal(predicted["probs"], predicted["logits"][:, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_answered_in_full(dtype: torch.dtype) -> None:
+    task = shape_task("circle", nn.Linear(2, 4).to(dtype), nn.Linear(4, 2).to(dtype))
+    model = MultitaskClassifier([task], device="cpu")
+    predicted = model.infer({"circle_data": torch.randn(3, 2).to(dtype)}, ["circle_task"])["circle_task"]
+    assert {predicted["logits"].dtype, predicted["probs"].dtype} == {torch.float32}
+
+
+class Parts(nn.Module):
+    """Answers several tensors at once, and a number for the whole batch."""
+
+    def __init__(self, as_tuple: bool) -> None:
+        super().__init__()
+        self.as_tuple = as_tuple
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        logits, penalty = self.linear(x), self.linear.weight.square().sum()
+        return (
+            (logits, (x, penalty))
+            if self.as_tuple
+            else {"logits": logits, "rest": {"x": x, "penalty": penalty}}
+        )
+
+
+@pytest.mark.parametrize("as_tuple", [True, False])
+def test_of_outputs_in_parts_the_loss_gets_the_labelled_rows_of_each(as_tuple: bool) -> None:
+    seen: list[Any] = []
+
+    def loss(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        seen.append((outputs, labels))
+        logits, penalty = (
+            (outputs[0], outputs[1][1]) if as_tuple else (outputs["logits"], outputs["rest"]["penalty"])
+        )
+        return F.cross_entropy(logits, labels) + penalty
+
+    def probs(outputs: Any) -> torch.Tensor:
+        return (outputs[0] if as_tuple else outputs["logits"]).softmax(dim=1)
+
+    task = Task("t", {"m": Parts(as_tuple)}, [Operation("m", [("_input_", "x")])], None, loss, probs)
+    model = MultitaskClassifier([task], device="cpu")
+    x, labels = torch.randn(4, 2), torch.tensor([1, -1, 0, -1])
+    losses, counts = model.calculate_loss({"x": x}, {"t": labels})
+    (outputs, given) = seen[0]
+    rest = outputs[1] if as_tuple else tuple(outputs["rest"].values())
+    assert torch.equal(rest[0], x[[0, 2]])
+    assert rest[1].ndim == 0
+    assert given.tolist() == [1, 0]
+    assert counts == {"t": 2}
+    losses["t"].backward()
+    predicted = model.infer({"x": x}, ["t"])["t"]
+    assert predicted["preds"].tolist() == predicted["probs"].argmax(dim=1).tolist()
+    assert type(predicted["logits"]) is (tuple if as_tuple else dict)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 1], [0, -1, 1]])
+def test_outputs_without_a_row_for_each_example_are_refused(labels: list[int]) -> None:
+    class Transposed(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x, x.T
 
     task = Task(
-        "height",
-        {"m": nn.Identity()},
-        [Operation("m", [("_input_", "x")])],
-        scorer=Scorer(custom_metric_funcs={"spread": spread}),
-        output_func=lambda logits: logits,
+        "t", {"m": Transposed()}, [Operation("m", [("_input_", "x")])], None, lambda out, y: out[0].sum()
     )
-    loader = DictDataLoader(
-        DictDataset("d", "test", {"x": torch.eye(3)}, {"height": torch.tensor([0, 1, 2])})
-    )
-    assert MultitaskClassifier([task], device="cpu").score([loader]) == {"height/d/test/spread": 2.0}
+    with pytest.raises(LossError, match=r"a row for each of 3 examples, and one is of shape \[2, 3\]"):
+        MultitaskClassifier([task], device="cpu").calculate_loss(
+            {"x": torch.zeros(3, 2)}, {"t": torch.tensor(labels)}
+        )
+
+
+def test_what_is_no_task_is_refused() -> None:
+    with pytest.raises(TaskloomError, match=r"unrecognized task \{'name': 't'\}"):
+        MultitaskClassifier([{"name": "t"}])  # type: ignore[list-item]

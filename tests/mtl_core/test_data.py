@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import RandomSampler
+from torch.utils.data import RandomSampler, TensorDataset
 
 from mtl_core import DictDataLoader, DictDataset, TaskloomError
 from mtl_core.data import collate_dicts, is_labelled
@@ -127,7 +127,7 @@ def test_from_tensors_names_field_and_task() -> None:
     assert (data.name, data.split, list(data.X_dict), list(data.Y_dict)) == (
         "SnorkelDataset",
         "valid",
-        ["data"],
+        ["input_data"],
         ["task"],
     )
     assert len(data) == 3
@@ -159,3 +159,32 @@ def test_an_example_is_labelled_if_any_of_its_labels_is_given(
     labels: torch.Tensor, expected: list[bool]
 ) -> None:
     assert is_labelled(labels).tolist() == expected
+
+
+def test_a_dataset_shows_its_name_fields_and_labels() -> None:
+    class Other(DictDataset):
+        pass
+
+    assert repr(dataset()) == "DictDataset(name=d, X_keys=['x', 'i'], Y_keys=['t'])"
+    assert repr(Other("e", "test", {"x": [1]}, {})) == "Other(name=e, X_keys=['x'], Y_keys=[])"
+
+
+def test_a_dataset_without_labels_can_be_batched() -> None:
+    data = DictDataset("d", "test", {"x": torch.arange(3)}, {})
+    assert len(data) == 3
+    assert [(X_dict["x"].tolist(), Y_dict) for X_dict, Y_dict in DictDataLoader(data, batch_size=2)] == [
+        ([0, 1], {}),
+        ([2], {}),
+    ]
+
+
+def test_labels_of_several_lengths_are_padded_with_no_label() -> None:
+    examples = [({"x": torch.zeros(2)}, {"t": torch.tensor(labels)}) for labels in ([1, 0, 2], [1])]
+    X_dict, Y_dict = collate_dicts(examples)
+    assert Y_dict["t"].tolist() == [[1, 0, 2], [1, -1, -1]]
+    assert X_dict["x"].shape == (2, 2)
+
+
+def test_only_a_dict_dataset_is_loaded() -> None:
+    with pytest.raises(TaskloomError, match="loads a DictDataset, not a TensorDataset"):
+        DictDataLoader(TensorDataset(torch.zeros(3)))  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import pytest
 import torch
@@ -8,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
-from mtl_core import SpecError
-from mtl_core.losses import LOSSES
+from mtl_core import SpecError, TaskloomError
+from mtl_core.losses import LOSSES, cross_entropy_with_probs
 
 LOGITS = torch.tensor([[0.5, -1.0, 2.0], [1.0, 0.0, -1.0]])
 
@@ -29,6 +30,16 @@ def test_cross_entropy_takes_weights_and_smoothing() -> None:
         LOGITS, torch.tensor([2, 0]), weight=torch.tensor([1.0, 2, 3]), label_smoothing=0.1
     )
     assert torch.equal(loss(LOGITS, torch.tensor([2, 0])), expected)
+
+
+@pytest.mark.parametrize("weight", [None, [1, 0.5, 3]])
+def test_a_sum_is_over_the_labels_that_are_given(weight: list[float] | None) -> None:
+    loss = LOSSES.build({"type": "cross_entropy", "weight": weight, "reduction": "sum"})
+    logits, labels = torch.randn(2, 3, 4), torch.tensor([[0, 1, -1, -1], [2, -1, 1, 0]])
+    flat, given_ = logits.transpose(1, 2).reshape(-1, 3), labels.flatten() != -1
+    class_weight = None if weight is None else torch.tensor(weight, dtype=torch.float32)
+    expected = F.cross_entropy(flat[given_], labels.flatten()[given_], class_weight, reduction="sum")
+    torch.testing.assert_close(loss(logits, labels), expected)
 
 
 def test_missing_positions_of_a_sequence_do_not_count() -> None:
@@ -91,11 +102,18 @@ def examples(kind: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     }[kind]
 
 
-@pytest.mark.parametrize("case", CASES)
+SUMMED = {
+    "sum over classes": ({"type": "cross_entropy", "weight": [1, 0.5, 3], "reduction": "sum"}, "classes"),
+    "sum over positions": ({"type": "cross_entropy", "reduction": "sum"}, "positions"),
+    "sum over distributions": ({"type": "cross_entropy", "reduction": "sum"}, "distributions"),
+}
+
+
+@pytest.mark.parametrize("case", CASES | SUMMED)
 @settings(max_examples=20)
 @given(weights=st.lists(st.integers(0, 4), min_size=1, max_size=8).filter(any))
 def test_an_example_of_a_whole_weight_counts_as_so_many(case: str, weights: list[int]) -> None:
-    spec, kind = CASES[case]
+    spec, kind = (CASES | SUMMED)[case]
     loss = LOSSES.build(spec)
     outputs, labels = examples(kind, len(weights))
     repeats = torch.tensor(weights)
@@ -162,3 +180,39 @@ def test_wrong_loss_specs_are_refused_at_the_argument(spec: object, pointer: str
 def test_a_misspelt_name_comes_with_a_suggestion() -> None:
     with pytest.raises(SpecError, match="did you mean cross_entropy"):
         LOSSES.build("cross_entrophy")
+
+
+@settings(max_examples=25)
+@given(
+    n=st.integers(1, 8),
+    k=st.integers(2, 5),
+    reduction=st.sampled_from(["mean", "sum", "none"]),
+    weighted=st.booleans(),
+)
+def test_soft_cross_entropy_is_that_of_its_classes_each_by_its_share(
+    n: int, k: int, reduction: Any, weighted: bool
+) -> None:
+    logits, target = torch.randn(n, k), torch.rand(n, k)
+    weight = torch.rand(k) if weighted else None
+    value = cross_entropy_with_probs(logits, target, weight, reduction)
+    shares = target if weight is None else target * weight
+    losses = torch.zeros(n)
+    for y in range(k):
+        losses += shares[:, y] * F.cross_entropy(logits, torch.full((n,), y), reduction="none")
+    expected = {"mean": losses.mean(), "sum": losses.sum(), "none": losses}[reduction]
+    torch.testing.assert_close(value, expected)
+
+
+def test_weights_of_classes_divide_the_mean_of_classes_and_not_that_of_distributions() -> None:
+    loss = LOSSES.build({"type": "cross_entropy", "weight": [1, 2, 3]})
+    classes, weight = torch.tensor([2, 0]), torch.tensor([1.0, 2, 3])
+    shares = F.one_hot(classes, 3).float()
+    torch.testing.assert_close(loss(LOGITS, shares), cross_entropy_with_probs(LOGITS, shares, weight))
+    torch.testing.assert_close(loss(LOGITS, shares) * 2 / weight[classes].sum(), loss(LOGITS, classes))
+
+
+def test_soft_cross_entropy_refuses_what_does_not_match() -> None:
+    with pytest.raises(TaskloomError, match=r"not \[2, 3\] and \[2\]"):
+        cross_entropy_with_probs(LOGITS, torch.tensor([0.0, 1.0]))
+    with pytest.raises(TaskloomError, match="reduction 'average' is unknown"):
+        cross_entropy_with_probs(LOGITS, LOGITS, reduction=cast("Any", "average"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ MULTICLASS: dict[str, Callable[[Array, Array, Array], float]] = {
     "f1_macro": lambda g, p, _: sk.f1_score(g, p, average="macro"),
     "f1_micro": lambda g, p, _: sk.f1_score(g, p, average="micro"),
     "matthews_corrcoef": lambda g, p, _: sk.matthews_corrcoef(g, p),
+    "coverage": lambda g, p, _: 1.0,
     "log_loss": lambda g, _, q: sk.log_loss(g, q, labels=range(q.shape[1])),
     "mse": lambda g, p, _: sk.mean_squared_error(g, p),
     "mae": lambda g, p, _: sk.mean_absolute_error(g, p),
@@ -73,6 +75,52 @@ def test_roc_auc_agrees_with_scikit_learn_ties_and_all(seed: int, n: int) -> Non
     assert roc_auc(golds, preds, probs) == expected
     assert roc_auc(golds, preds, probs[:, 1:]) == expected
     assert roc_auc(golds, preds, probs[:, 1]) == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 60))
+def test_average_precision_agrees_with_scikit_learn_ties_and_all(seed: int, n: int) -> None:
+    golds, preds, probs = case(seed, n, 2)
+    golds[0] = 1
+    expected = pytest.approx(sk.average_precision_score(golds, probs[:, 1]))
+    average_precision = METRICS.build("average_precision")
+    assert average_precision(golds, preds, probs) == expected
+    assert average_precision(golds, preds, probs[:, 1]) == expected
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), n=st.integers(5, 60), k=st.integers(3, 5))
+def test_one_versus_rest_roc_auc_agrees_with_scikit_learn(seed: int, n: int, k: int) -> None:
+    golds, preds, probs = case(seed, n, k)
+    golds[:k] = range(k)
+    expected = sk.roc_auc_score(golds, probs, multi_class="ovr")
+    assert METRICS.build("roc_auc_ovr")(golds, preds, probs) == pytest.approx(expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 40), pos_label=st.sampled_from([1, 2]))
+@pytest.mark.parametrize("name", BINARY)
+def test_either_of_two_classes_may_be_the_one_it_is_about(
+    name: str, seed: int, n: int, pos_label: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    golds, preds = rng.integers(1, 3, n), rng.integers(1, 3, n)
+    golds[0], preds[0] = 1, 2
+    expected = {
+        "precision": sk.precision_score,
+        "recall": sk.recall_score,
+        "f1": sk.f1_score,
+        "fbeta": partial(sk.fbeta_score, beta=1),
+    }[name](golds, preds, pos_label=pos_label, zero_division=0.0)
+    metric = METRICS.build({"type": name, "pos_label": pos_label})
+    assert metric(golds, preds, preds) == pytest.approx(expected)
+
+
+def test_coverage_is_the_share_of_examples_that_are_predicted() -> None:
+    preds = np.array([-1, 0, 1, -1, 1])
+    assert METRICS.build("coverage")(preds, preds, preds) == pytest.approx(0.6)
+    several = np.array([[-1, -1], [-1, 1]])
+    assert METRICS.build("coverage")(several, several, several) == pytest.approx(0.5)
 
 
 @settings(max_examples=25, deadline=None)
@@ -118,6 +166,11 @@ def test_multi_label_metrics_leave_missing_labels_out() -> None:
     [
         ("roc_auc", [1, 1], [1, 1], [[0.1, 0.9]] * 2),
         ("roc_auc", [0, 1], [1, 1], [[0.1, 0.8, 0.1]] * 2),
+        ("average_precision", [0, 0], [1, 1], [[0.1, 0.9]] * 2),
+        ("average_precision", [0, 2], [1, 1], [[0.1, 0.9]] * 2),
+        ("roc_auc_ovr", [0, 1], [1, 1], [[0.1, 0.8, 0.1]] * 2),
+        ("roc_auc_ovr", [0, 1, 2], [1, 1, 1], [[0.1, 0.9]] * 3),
+        ("roc_auc_ovr", [[0, 1]], [[1, 1]], [[0.1, 0.9]]),
         ("f1", [0, 2], [0, 1], [[0.5, 0.5]] * 2),
         ("precision", [[0, 1]], [[0, 1]], [[0.5, 0.5]]),
         ("top_k", [0, 1], [0, 1], [[0.5, 0.5]] * 2),

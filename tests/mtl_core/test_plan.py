@@ -41,10 +41,36 @@ class Named(nn.Module):
         return {"up": self.linear(x), "down": -self.linear(x)}
 
 
+class OfFields(nn.Module):
+    """Takes the dict of all fields."""
+
+    def forward(self, fields: dict[str, torch.Tensor]) -> torch.Tensor:
+        return fields["x"] - 2 * fields["y"]
+
+
+class OfEverything(nn.Module):
+    """Takes the fields and every earlier output, by its name."""
+
+    def forward(self, outputs: dict[str, Any]) -> torch.Tensor:
+        total = outputs["_input_"]["x"]
+        for position, name in enumerate(sorted(outputs.keys() - {"_input_"})):
+            output = outputs[name]
+            parts = (
+                output.values()
+                if isinstance(output, dict)
+                else output
+                if isinstance(output, tuple)
+                else [output]
+            )
+            total = total + torch.tanh(sum(parts) * (position + 1))
+        return total
+
+
 def modules() -> dict[str, nn.Module]:
     torch.manual_seed(7)
     linears = {f"linear{i}": nn.Sequential(nn.Linear(SIZE, SIZE), nn.Tanh()) for i in range(3)}
-    return {**linears, "add": Add(), "halves": Halves(), "named": Named()}
+    whole = {"fields": OfFields(), "everything": OfEverything()}
+    return {**linears, "add": Add(), "halves": Halves(), "named": Named(), **whole}
 
 
 @st.composite
@@ -56,9 +82,10 @@ def paths(draw: st.DrawFn) -> list[list[Operation]]:
         path: list[Operation] = []
         for position in range(draw(st.integers(1, 6))):
             name = f"op{position}"
-            module = draw(st.sampled_from(["linear0", "linear1", "linear2", "add", "halves", "named"]))
-            n_inputs = draw(st.integers(1, 3)) if module == "add" else 1
-            path.append(Operation(module, [draw(st.sampled_from(tensors)) for _ in range(n_inputs)], name))
+            module = draw(st.sampled_from(list(modules())))
+            n_inputs = {"add": draw(st.integers(1, 3)), "everything": 0}.get(module, 1)
+            inputs = [draw(st.sampled_from(tensors)) for _ in range(n_inputs)]
+            path.append(Operation(module, ["_input_"] if module == "fields" else inputs, name))
             tensors += {"halves": [(name, 0), (name, 1)], "named": [(name, "up"), (name, "down")]}.get(
                 module, [name]
             )
@@ -68,15 +95,14 @@ def paths(draw: st.DrawFn) -> list[list[Operation]]:
 
 
 def naive(pool: dict[str, nn.Module], path: list[Operation], X_dict: dict[str, torch.Tensor]) -> torch.Tensor:
-    outputs: dict[str, Any] = {}
+    outputs: dict[str, Any] = {"_input_": X_dict}
 
     def value(entry: Any) -> Any:
-        if isinstance(entry, str):
-            return outputs[entry]
-        return X_dict[entry[1]] if entry[0] == "_input_" else outputs[entry[0]][entry[1]]
+        return outputs[entry] if isinstance(entry, str) else outputs[entry[0]][entry[1]]
 
     for op in path:
-        outputs[op.name] = pool[op.module_name](*map(value, op.inputs))
+        inputs = [value(entry) for entry in op.inputs] or [dict(outputs)]
+        outputs[op.name] = pool[op.module_name](*inputs)
     return outputs[path[-1].name]
 
 
@@ -92,14 +118,14 @@ def test_outputs_and_gradients_are_those_of_each_task_alone(all_paths: list[list
     X_dict = {"x": torch.randn(4, SIZE), "y": torch.randn(4, SIZE)}
 
     together = model(X_dict, model.task_names)
-    sum(together[task.name]["out"].square().sum() for task in tasks).backward()
+    sum(together[task.name, "out"].square().sum() for task in tasks).backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad()
     alone = [naive(pool, path, X_dict) for path in all_paths]
     sum(output.square().sum() for output in alone).backward()
 
     for task, output in zip(tasks, alone, strict=True):
-        torch.testing.assert_close(together[task.name]["out"], output)
+        torch.testing.assert_close(together[task.name, "out"], output)
     for name, parameter in model.named_parameters():
         if parameter.grad is None:
             assert gradients[name] is None
@@ -126,7 +152,7 @@ def test_one_operation_name_means_what_its_own_task_says() -> None:
     outputs = model(X_dict, ["circle_task", "square_task"])
     trunk = model.module_pool["base_mlp"]
     for shape in ("circle", "square"):
-        assert torch.equal(outputs[f"{shape}_task"]["base_mlp"], trunk(X_dict[f"{shape}_data"]))
+        assert torch.equal(outputs[f"{shape}_task", "base_mlp"], trunk(X_dict[f"{shape}_data"]))
 
 
 def test_equal_operations_run_once_whatever_their_names() -> None:
@@ -156,7 +182,7 @@ def test_only_what_the_wanted_tasks_need_is_run() -> None:
     calls: list[int] = []
     unused.register_forward_hook(lambda *_: calls.append(1))
     outputs = MultitaskClassifier([task], device="cpu")({"x": torch.zeros(1, 2)}, ["t"])
-    assert list(outputs["t"]) == ["m"]
+    assert list(outputs) == ["_input_", "m"]
     assert not calls
 
 
@@ -171,7 +197,7 @@ def test_an_operation_without_inputs_gets_fields_and_earlier_outputs() -> None:
         [Operation("double", [("_input_", "x")], "first"), Operation("all", [])],
     )
     outputs = MultitaskClassifier([task], device="cpu")({"x": torch.ones(2, 1)}, ["t"])
-    assert outputs["t"]["all"].tolist() == [[2.0], [2.0]]
+    assert outputs["all"].tolist() == [[2.0], [2.0]]
 
 
 def test_the_field_dict_is_what_a_bare_input_reads() -> None:
@@ -181,7 +207,7 @@ def test_the_field_dict_is_what_a_bare_input_reads() -> None:
 
     task = Task("t", {"sum": Sum()}, [Operation("sum", ["_input_"])])
     outputs = MultitaskClassifier([task], device="cpu")({"x": torch.ones(1, 1), "y": torch.ones(1, 1)}, ["t"])
-    assert outputs["t"]["sum"].item() == 2
+    assert outputs["sum"].item() == 2
 
 
 def test_a_failing_operation_is_named_with_its_task_and_module() -> None:

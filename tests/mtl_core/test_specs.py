@@ -115,6 +115,15 @@ arguments = (
 ARGUMENTS = {entry["type"]: sorted(entry["arguments"].get("properties", {})) for entry in MODULES.describe()}
 
 
+PREDICATE = {"field": "a", "op": "==", "value": 1}
+predicates = st.sampled_from([*PREDICATE, "and", "or", "not", "mask"]).flatmap(
+    lambda key: st.builds(
+        lambda value: (PREDICATE if key in PREDICATE else {}) | {key: value},
+        anything | st.just("a") | st.just(PREDICATE) | st.just([PREDICATE]),
+    )
+)
+
+
 @st.composite
 def module_specs(draw: st.DrawFn) -> Any:
     """A module of some type with arguments of its own names and any values."""
@@ -130,7 +139,8 @@ def hostile_specs(draw: st.DrawFn) -> Any:
     """The contract's example with any of its parts replaced by something else."""
     spec = shape_spec()
     for _ in range(draw(st.integers(1, 3))):
-        part = draw(st.sampled_from(["pool", "module", "inputs", "op", *spec, "loss", "output", "metrics"]))
+        parts = ["pool", "module", "inputs", "op", *spec, "loss", "output", "metrics", "slices", "predicates"]
+        part = draw(st.sampled_from(parts))
         if part == "pool":
             spec["module_pool"] = draw(st.dictionaries(names, module_specs() | anything, max_size=3))
         elif part == "module" and isinstance(spec["module_pool"], dict):
@@ -142,6 +152,9 @@ def hostile_specs(draw: st.DrawFn) -> Any:
                     "dtype": draw(st.sampled_from(["float32", "int64"])),
                 }
             }
+        elif part == "predicates":
+            slices = st.fixed_dictionaries({"name": names, "where": predicates | anything})
+            spec["slices"] = draw(st.lists(slices, min_size=1, max_size=3))
         elif part == "op":
             inputs = st.lists(names | st.tuples(names, names | st.integers(-2, 2)) | anything, max_size=3)
             spec["op_sequence"] = [{"module_name": draw(names), "inputs": draw(inputs)} for _ in range(2)]

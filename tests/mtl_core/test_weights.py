@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import nn
 
@@ -132,3 +137,97 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_loaded(
 def test_a_module_that_the_model_lacks_is_refused_by_name() -> None:
     with pytest.raises(TaskloomError, match="no module 'tail'"):
         load_module_weights(model_with_buffers(), {}, ["tail"])
+
+
+def test_a_module_may_take_after_one_of_another_name() -> None:
+    source, target = model_with_buffers(), model_with_buffers()
+    weights, before = module_weights(source), module_weights(target)
+    load_module_weights(target, weights, {"square_head": "circle_head"})
+    after = module_weights(target)
+    assert torch.equal(after["square_head/weight"], weights["circle_head/weight"])
+    assert torch.equal(after["circle_head/weight"], before["circle_head/weight"])
+    with pytest.raises(
+        TaskloomError,
+        match=r"module 'square_head' \(from 'base_mlp'\): it has no tensor 'base_mlp/0\.weight'",
+    ):
+        load_module_weights(target, weights, {"square_head": "base_mlp"})
+    with pytest.raises(TaskloomError, match=r"module 'square_head'.*: tensor 'tail/weight' is missing"):
+        load_module_weights(target, weights, {"square_head": "tail"})
+
+
+LAYERS: dict[str, Callable[[int], nn.Module]] = {
+    "linear": lambda size: nn.Linear(size, size),
+    "norm": nn.BatchNorm1d,
+    "layer norm": nn.LayerNorm,
+    "drop": lambda size: nn.Dropout(0.5),
+    "double": lambda size: nn.Sequential(nn.Linear(size, 2 * size), nn.ReLU(), nn.Linear(2 * size, size)),
+}
+
+
+@st.composite
+def small_models(draw: st.DrawFn) -> tuple[Callable[[], MultitaskClassifier], int]:
+    """What makes a model of one to three tasks on one trunk, with other weights each time, and its field's size."""
+    size = draw(st.integers(1, 4))
+    heads = draw(st.lists(st.lists(st.sampled_from(list(LAYERS)), max_size=3), min_size=1, max_size=3))
+    trunk = draw(st.lists(st.sampled_from(list(LAYERS)), min_size=1, max_size=3))
+    tied = draw(st.booleans())
+
+    def make() -> MultitaskClassifier:
+        end = nn.Linear(size, 2)
+        tasks: list[Task] = []
+        for i, layers in enumerate(heads):
+            name = f"head.{i}/of"
+            last = end if tied else nn.Linear(size, 2)
+            head = nn.Sequential(*(LAYERS[layer](size) for layer in layers), last)
+            pool = {"trunk": nn.Sequential(*(LAYERS[layer](size) for layer in trunk)), name: head}
+            path = [Operation("trunk", [("_input_", "x")]), Operation(name, ["trunk"])]
+            tasks.append(Task(f"t{i}", pool, path))
+        return MultitaskClassifier(tasks, device="cpu")
+
+    return make, size
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(drawn=small_models())
+def test_saving_loading_and_predicting_is_the_identity_for_any_model(
+    drawn: tuple[Callable[[], MultitaskClassifier], int], tmp_path: Path
+) -> None:
+    make, size = drawn
+    source, target, x = make(), make(), torch.randn(5, size)
+    source(({"x": torch.randn(7, size)}), source.task_names)  # which moves the running means of norms
+    source.save(tmp_path / "model.safetensors")
+    target.load(tmp_path / "model.safetensors")
+    ours, theirs = (model.infer({"x": x}, model.task_names) for model in (source, target))
+    assert all(torch.equal(ours[task][kind], theirs[task][kind]) for task in ours for kind in ours[task])
+    assert save(module_weights(source)) == save(module_weights(target))
+
+
+def test_saving_makes_folders_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "1" / "model"
+    for _ in range(2):
+        model = model_with_buffers()
+        model.save(str(path))
+        assert [file.name for file in path.parent.iterdir()] == ["model"]
+        assert path.read_bytes() == save(module_weights(model))
+
+
+def test_a_file_of_another_model_or_kind_is_refused_and_nothing_is_loaded(tmp_path: Path) -> None:
+    model = model_with_buffers()
+    before, path = save(module_weights(model)), tmp_path / "model"
+    changed = {key: tensor + 1 for key, tensor in module_weights(model).items()}
+    with pytest.raises(FileNotFoundError, match="model"):
+        model.load(path)
+    torch.save(changed, path)
+    with pytest.raises(TaskloomError, match=r"model' is no safetensors file .*; pickled ones are not read"):
+        model.load(path)
+    for key, tensor, message in [
+        ("tail/bias", torch.zeros(1), "has a module 'tail', which the model lacks"),
+        ("base_mlp/9.bias", torch.zeros(1), "it has no tensor 'base_mlp/9.bias'"),
+        ("square_head/bias", torch.zeros(9), "tensor 'square_head/bias' is"),
+        ("square_head/bias", None, "tensor 'square_head/bias' is missing"),
+    ]:
+        weights = {name: value for name, value in changed.items() if name != key}
+        path.write_bytes(save(weights if tensor is None else weights | {key: tensor}))
+        with pytest.raises(TaskloomError, match=message):
+            model.load(path)
+        assert save(module_weights(model)) == before

@@ -1,0 +1,94 @@
+"""Early stopping: what all kinds of it have in common, and that of the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+
+from mtl_core.classifier import MultitaskClassifier
+from mtl_core.training.config import TrainerConfig
+from mtl_core.training.patience import Evaluation, Patience
+from mtl_core.training.watched_metrics import WatchedMetric
+
+
+class Stopper(Protocol):
+    """Says when training ends, and with which weights.
+
+    Attributes:
+        ended: Whether training is to end.
+        peaked: The tasks whose own losses count no more.
+    """
+
+    ended: bool
+    peaked: Collection[str]
+
+    def hear(self, metrics: Mapping[str, float]) -> None:
+        """Hear of an evaluation, while the model has the weights that were evaluated.
+
+        Raises:
+            TaskloomError: If a watched metric is not among the metrics; names those that are.
+        """
+        ...
+
+    def act(self) -> list[str]:
+        """Do what the last evaluation calls for, while the model has the weights that train; return lines to log."""
+        ...
+
+    def losses(self, X_dict: Mapping[str, Any], labelled: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Return what stands in the place of the losses of tasks that have peaked.
+
+        Args:
+            X_dict: A batch's fields, ``[n, …]``.
+            labelled: The tasks that the batch has labels for.
+
+        Returns:
+            A scalar by task, to be added to the losses of the other tasks.
+        """
+        ...
+
+    def finish(self) -> list[str]:
+        """Put the model back to its best evaluation at the end of training; return lines to log."""
+        ...
+
+
+class ModelStopper:
+    """Ends training when the watched metric has not improved for ``patience`` evaluations, with the best weights.
+
+    Args:
+        config: The trainer's settings.
+        model: The model.
+    """
+
+    def __init__(self, config: TrainerConfig, model: MultitaskClassifier) -> None:
+        settings = config.early_stopping_config
+        metric = WatchedMetric.parse(settings.metric or f"model/all/{config.valid_split}/loss:min")
+        self.ended = False
+        self.peaked: Collection[str] = ()
+        self._model = model
+        self._patience = Patience(metric, settings)
+        self._evaluations = 0
+
+    def hear(self, metrics: Mapping[str, float]) -> None:
+        """Hear of an evaluation."""
+        self._evaluations += 1
+        evaluation = Evaluation(self._evaluations, self._model, {})
+        self._patience.hear(evaluation, self._patience.metric.value(metrics))
+        self.ended = self._patience.is_over
+
+    def act(self) -> list[str]:
+        """Do nothing: before the end, this stopper only watches."""
+        return []
+
+    def losses(self, X_dict: Mapping[str, Any], labelled: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Return nothing: no task's loss is replaced."""
+        return {}
+
+    def finish(self) -> list[str]:
+        """Put the model back to its best evaluation."""
+        best = self._patience.best
+        if best is None:
+            return []
+        best.put_back()
+        return [f"early stopping ends with the best weights: {self._patience}"]

@@ -1,0 +1,91 @@
+"""Patience: the best evaluation by a watched metric, and how long it has not been beaten."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from mtl_core.classifier import MultitaskClassifier
+from mtl_core.training.config import EarlyStoppingConfig
+from mtl_core.training.watched_metrics import WatchedMetric
+from mtl_core.weights import load_module_weights, module_weights
+
+
+class Evaluation:
+    """An evaluation that the model can be put back to.
+
+    Args:
+        number: Its number in the training, from 1.
+        model: The model, with the weights that were evaluated.
+        values: The watched metric of each task; None where it is undefined.
+    """
+
+    def __init__(self, number: int, model: MultitaskClassifier, values: Mapping[str, float | None]) -> None:
+        self.number = number
+        self.values = dict(values)
+        self._model = model
+        self._weights: dict[str, torch.Tensor] | None = None
+
+    @property
+    def mean(self) -> float | None:
+        """The mean of the tasks' values; None where one is undefined."""
+        values = [value for value in self.values.values() if value is not None]
+        return math.fsum(values) / len(values) if values and len(values) == len(self.values) else None
+
+    def keep(self) -> None:
+        """Keep the weights that the model has now, those evaluated."""
+        if self._weights is None:
+            self._weights = module_weights(self._model)
+
+    def put_back(self) -> None:
+        """Give the model the weights that were kept."""
+        assert self._weights is not None
+        load_module_weights(self._model, self._weights)
+
+
+class Patience:
+    """The best evaluation by one metric, and how many have passed since.
+
+    Args:
+        metric: Says which of two values is better.
+        config: How long to wait, and what an improvement has to exceed.
+
+    Attributes:
+        metric: As given.
+        best: The best evaluation so far; None before the first.
+        waited: Evaluations since the best one.
+    """
+
+    def __init__(self, metric: WatchedMetric, config: EarlyStoppingConfig) -> None:
+        self.metric = metric
+        self.best: Evaluation | None = None
+        self.waited = 0
+        self._value: float | None = None
+        self._config = config
+
+    @property
+    def is_over(self) -> bool:
+        """Whether ``patience`` evaluations have passed without an improvement."""
+        return self.waited >= self._config.patience
+
+    def hear(self, evaluation: Evaluation, value: float | None) -> None:
+        """Hear of an evaluation and the metric's value there; None, for undefined, is no improvement on anything."""
+        if self.best is None or self.metric.better(value, self._value, self._config.min_delta):
+            self.start_at(evaluation, value)
+        else:
+            self.waited += 1
+
+    def start_at(self, evaluation: Evaluation, value: float | None) -> None:
+        """Count from an evaluation on, as the best so far."""
+        evaluation.keep()
+        self.best, self._value, self.waited = evaluation, value, 0
+
+    def __str__(self) -> str:
+        at = "" if self.best is None else f" at evaluation {self.best.number}"
+        return f"{self.metric} is {_shown(self._value)}{at}"
+
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4g}"
