@@ -39,7 +39,8 @@ from mtl_core.training.checkpointer import Checkpointer
 from mtl_core.training.config import CheckpointerConfig, LogManagerConfig, LogWriterConfig, TrainerConfig
 from mtl_core.training.log_manager import LogManager
 from mtl_core.training.log_writers import LogWriter, TensorBoardWriter
-from mtl_core.training.trainer import FitListener, Progress, Trainer
+from mtl_core.training.progress import FitListener, Progress
+from mtl_core.training.trainer import Trainer
 from mtl_core.weights import load_module_weights, module_weights
 
 __all__ = [

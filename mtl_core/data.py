@@ -124,14 +124,14 @@ class DictDataset(Dataset[tuple[dict[str, Any], dict[str, torch.Tensor]]]):
         return map(self.batch, indices)
 
 
-def collate_dicts(examples: Sequence[Batch]) -> Batch:
+def collate_dicts(batch: Sequence[Batch]) -> Batch:
     """Merge examples into a batch.
 
     Tensors are stacked, 1-D tensors of several lengths padded at the end: fields with 0, labels with -1, which is no
     label. Numbers become a tensor; anything else stays a list.
 
     Args:
-        examples: Fields and labels by name, each of one example.
+        batch: Fields and labels by name, each of one example.
 
     Returns:
         Fields ``[n, …]`` and labels ``[n, …]`` by the same names.
@@ -141,8 +141,8 @@ def collate_dicts(examples: Sequence[Batch]) -> Batch:
         >>> X_dict["tokens"].tolist()
         [[5, 6], [7, 0]]
     """
-    X_dict: XDict = {field: _merge([X[field] for X, _ in examples], 0) for field in examples[0][0]}
-    Y_dict: YDict = {task: _merge([Y[task] for _, Y in examples], UNLABELLED) for task in examples[0][1]}
+    X_dict: XDict = {field: _merge([X[field] for X, _ in batch], 0) for field in batch[0][0]}
+    Y_dict: YDict = {task: _merge([Y[task] for _, Y in batch], UNLABELLED) for task in batch[0][1]}
     return X_dict, Y_dict
 
 

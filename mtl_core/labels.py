@@ -110,12 +110,15 @@ def to_int_label_array(X: Array, flatten_vector: bool = True) -> Array:
         int64 ``[n]``, or of the shape of ``X`` where not flattened.
 
     Raises:
-        TaskloomError: If a value is no whole number, or the array has more than one dimension longer than 1.
+        TaskloomError: If a value is no whole number or no number, or the array has more than one dimension longer
+            than 1.
 
     Example:
         >>> to_int_label_array(np.array([[1.0], [0.0]])).tolist()
         [1, 0]
     """
+    if X.dtype.kind not in "biuf":
+        raise TaskloomError(f"labels should be whole numbers, not of dtype {X.dtype}")
     whole = np.isfinite(X) & (np.trunc(X) == X)
     if not whole.all():
         raise TaskloomError(f"labels should be whole numbers, not {X[~whole].flat[0]}")

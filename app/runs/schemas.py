@@ -85,7 +85,7 @@ class TrainIn(
     json_schema_extra=shown_as(
         {
             "datasets": ["circleDataset"],
-            "trainer": {"n_epochs": 10, "lr": 0.02, "seed": 1},
+            "trainer": {"n_epochs": 10, "lr": 0.02, "seed": 1, "logging": True, "log_writer": "json"},
             "init_from": "latest",
         }
     ),

@@ -16,6 +16,9 @@ from app.problems import problem_responses
 from app.scores.schemas import ScoreOut
 from app.scores.service import scores_by_key
 
+# A task's name, or that of one of its slices.
+_LABEL_SET_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,299}$"
+
 router = APIRouter(tags=["scores"], route_class=Endpoint)
 
 
@@ -26,7 +29,7 @@ def list_scores(
     model: NameQuery = None,
     version: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
     run: NameQuery = None,
-    task: Annotated[str | None, Query(max_length=300)] = None,
+    task: Annotated[str | None, Query(pattern=_LABEL_SET_PATTERN)] = None,
     dataset: NameQuery = None,
     split: NameQuery = None,
     metric: NameQuery = None,

@@ -118,12 +118,14 @@ class _Execution:
         config = RunTrainerConfig.model_validate(run.request["trainer"])
         model = _model_of(job, run.model, config.seed)
         reporter = _Reporter(self.settings, self.claim, self.db)
-        reporter.log(
+        reporter.on_log(
             f"training on {model.device}: tasks {model.task_names}, {len(model.module_pool)} modules"
         )
         new = self._initialise(model, job, reporter)
         if loader.maps:
-            reporter.log(f"the data takes {loader.bytes / 2**20:,.0f} MiB: it is trained from mapped files")
+            reporter.on_log(
+                f"the data takes {loader.bytes / 2**20:,.0f} MiB: it is trained from mapped files"
+            )
         datasets = [loader.load(ref) for ref in job.splits]
         _warn_of_untrained(job, datasets, config, reporter)
         loaders = _training_loaders(datasets, config)
@@ -153,15 +155,20 @@ class _Execution:
 
     def _initialise(self, model: MultitaskClassifier, job: Job, reporter: _Reporter) -> list[str]:
         """Load the weights that modules start from, and return the modules that have none."""
+        sources: list[str] = []
         for ref in job.weights:
             load_module_weights(model, self.store.load_tensors(ref.sha256), ref.modules)
-            modules = [
-                ours if ours == theirs else f"{theirs} as {ours}" for ours, theirs in ref.modules.items()
-            ]
-            reporter.log(f"from version {ref.version} of model '{ref.model}': modules {sorted(modules)}")
+            names = sorted(
+                name if name == theirs else f"{theirs} as {name}" for name, theirs in ref.modules.items()
+            )
+            of_model = "" if ref.model == model.name else f" of model '{ref.model}'"
+            sources.append(f"from version {ref.version}{of_model}: modules {names}")
         given = {name for ref in job.weights for name in ref.modules}
         new = [name for name in model.module_pool if name not in given]
-        reporter.log(f"new modules: {sorted(new)}; modules that stay as they are: {sorted(job.frozen)}")
+        if sources:
+            reporter.on_log("; ".join([*sources, f"new: {sorted(new)}"]))
+        if job.frozen:
+            reporter.on_log(f"modules that stay as they are: {sorted(job.frozen)}")
         return new
 
     def _keep_log(self, folder: Path) -> None:
@@ -186,7 +193,7 @@ def _set_priors(
     """Start the new heads at their classes' shares; those that were trained before know better."""
     train = [loader for loader in loaders if loader.dataset.split == config.train_split]
     for line in set_class_priors(model, train, new):
-        reporter.log(line)
+        reporter.on_log(line)
 
 
 def _training_loaders(datasets: Sequence[DictDataset], config: RunTrainerConfig) -> list[DictDataLoader]:
@@ -229,7 +236,7 @@ class _Reporter(FitListener):
         data = {"attempt": self._claim.attempt, "epoch": progress.epoch, "step": progress.step}
         self._news.append(Event("metrics", data | {"metrics": service.finite_or_none(metrics)}))
 
-    def log(self, message: str) -> None:
+    def on_log(self, message: str) -> None:
         log.info(message)
         self._news.append(Event("log", {"message": message}))
 
@@ -287,7 +294,7 @@ def _warn_of_untrained(
     }
     for spec in job.tasks:
         if spec.name not in trained:
-            reporter.log(
+            reporter.on_log(
                 f"task '{spec.name}' has no label in the split '{config.train_split}': what only it uses stays as it is"
             )
 

@@ -18,7 +18,9 @@ def upgrade() -> None:
     with op.batch_alter_table("runs") as runs:
         runs.add_column(sa.Column("log", sa.String(length=64), nullable=True))
     with op.batch_alter_table("scores") as scores:
-        scores.alter_column("task", existing_type=sa.String(128), type_=sa.String(300), existing_nullable=False)
+        scores.alter_column(
+            "task", existing_type=sa.String(128), type_=sa.String(300), existing_nullable=False
+        )
     _name_weights()
 
 
@@ -59,6 +61,8 @@ def _modules(tasks: list[dict[str, Any]]) -> dict[str, Any]:
 def downgrade() -> None:
     op.execute("DELETE FROM scores WHERE length(task) > 128")
     with op.batch_alter_table("scores") as scores:
-        scores.alter_column("task", existing_type=sa.String(300), type_=sa.String(128), existing_nullable=False)
+        scores.alter_column(
+            "task", existing_type=sa.String(300), type_=sa.String(128), existing_nullable=False
+        )
     with op.batch_alter_table("runs") as runs:
         runs.drop_column("log")

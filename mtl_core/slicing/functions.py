@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 from mtl_core.errors import TaskloomError
@@ -18,7 +19,7 @@ class SlicingFunction:
         name: The slice's name.
         f: ``(data point, **resources) → bool or 0/1``: whether the point is in the slice; -1 where that is unknown.
         resources: What ``f`` gets beside the point, by argument name; default: nothing.
-        pre: Applied to the point in turn before ``f`` sees it; default: none.
+        pre: Applied to a copy of the point in turn before ``f`` sees it; default: none.
     """
 
     def __init__(
@@ -39,6 +40,9 @@ class SlicingFunction:
         Raises:
             TaskloomError: If a preprocessor answers None.
         """
+        if self._pre:
+            # What a preprocessor sets on a point must not reach the caller's data, or the next slicing function.
+            x = deepcopy(x)
         for preprocessor in self._pre:
             x = preprocessor(x)
             if x is None:
@@ -57,7 +61,7 @@ class slicing_function:  # noqa: N801 It is used as a decorator, and is named as
     Args:
         name: The slice's name; default: the function's.
         resources: What the function gets beside the data point, by argument name; default: nothing.
-        pre: Applied to the point in turn before the function sees it; default: none.
+        pre: Applied to a copy of the point in turn before the function sees it; default: none.
 
     Raises:
         TaskloomError: If the decorator's parentheses are missing.

@@ -31,7 +31,7 @@ _ModuleName = Annotated[str, Field(min_length=1)]
 _Path = Annotated[str, Field(min_length=1)]
 _WatchedKey = Annotated[str, AfterValidator(_readable)]
 _Watched = Annotated[
-    str | Annotated[list[str], Field(min_length=1, max_length=1000)], AfterValidator(_readable)
+    str | Annotated[list[str], Field(min_length=1, max_length=100)], AfterValidator(_readable)
 ]
 
 
@@ -122,7 +122,7 @@ class PlateauConfig(Settings):
 class LRSchedulerConfig(Settings):
     """Settings of the learning-rate schedule that is chosen by ``lr_scheduler``."""
 
-    warmup_steps: Annotated[float, Field(strict=True, ge=0, le=1e9)] = 0
+    warmup_steps: Annotated[float, Field(strict=True, ge=0, le=1e9)] = 0.0
     """Length of the linear warm-up from 0 to ``lr``, in ``warmup_unit``; 0 turns it off."""
     warmup_unit: Literal["batches", "epochs"] = "batches"
     """What ``warmup_steps`` counts."""
@@ -157,13 +157,14 @@ class CheckpointerConfig(Settings):
     checkpoint_factor: _CountFrom1 = 1
     """Save a checkpoint at every so many evaluations."""
     checkpoint_metric: _Watched = "model/all/train/loss:min"
-    """The model is put back to its best by this at the end: ``task/dataset/split/metric:min`` or ``:max``. A list, or
-    ``*`` for any text in a part of the key, means the mean of all that match."""
+    """The model is put back to its best by this at the end, unless ``early_stopping`` puts it back to another:
+    ``task/dataset/split/metric:min`` or ``:max``. A list, or ``*`` for any text in a part of the key, means the mean of
+    all that match."""
     checkpoint_task_metrics: list[_WatchedKey] | None = Field(
         default=None, examples=[["circle_task/circleDataset/valid/accuracy:max"]]
     )
     """Further metrics, the best model by each of which is kept as a file too. Default: none."""
-    checkpoint_runway: _NotNegative = 0
+    checkpoint_runway: _NotNegative = 0.0
     """No checkpoint is saved before so many ``counter_unit``s."""
     checkpoint_clear: _Flag = True
     """Whether to remove all checkpoints but the best at the end."""

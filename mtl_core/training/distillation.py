@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from mtl_core.classifier import MultitaskClassifier
 from mtl_core.devices import map_tensors, to_device
-from mtl_core.losses import BinaryCrossEntropy, CrossEntropy
+from mtl_core.losses import BinaryCrossEntropy, CrossEntropy, Loss
 from mtl_core.plan import FieldInput, NodeInput
 from mtl_core.task import WEIGHTS, LossFunction
 
@@ -91,7 +91,7 @@ class Teacher:
         }
 
 
-def distillation_loss(loss_func: LossFunction, outputs: Any, targets: Any) -> torch.Tensor:
+def distillation_loss(loss_func: Loss | LossFunction, outputs: Any, targets: Any) -> torch.Tensor:
     """Return how far a task's outputs are from those of its teacher.
 
     Args:

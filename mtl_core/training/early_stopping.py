@@ -53,7 +53,29 @@ class Stopper(Protocol):
         ...
 
 
-class ModelStopper:
+class NoStopper:
+    """Lets training go on to its last epoch, and leaves the model as that made it."""
+
+    ended: bool = False
+    peaked: Collection[str] = ()
+
+    def hear(self, metrics: Mapping[str, float]) -> None:
+        """Pay no attention."""
+
+    def act(self) -> list[str]:
+        """Do nothing."""
+        return []
+
+    def losses(self, X_dict: Mapping[str, Any], labelled: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Return nothing: no task's loss is replaced."""
+        return {}
+
+    def finish(self) -> list[str]:
+        """Do nothing."""
+        return []
+
+
+class ModelStopper(NoStopper):
     """Ends training when the watched metric has not improved for ``patience`` evaluations, with the best weights.
 
     Args:
@@ -64,8 +86,6 @@ class ModelStopper:
     def __init__(self, config: TrainerConfig, model: MultitaskClassifier) -> None:
         settings = config.early_stopping_config
         metric = WatchedMetric.parse(settings.metric or f"model/all/{config.valid_split}/loss:min")
-        self.ended = False
-        self.peaked: Collection[str] = ()
         self._model = model
         self._patience = Patience(metric, settings)
         self._evaluations = 0
@@ -76,14 +96,6 @@ class ModelStopper:
         evaluation = Evaluation(self._evaluations, self._model, {})
         self._patience.hear(evaluation, self._patience.metric.value(metrics))
         self.ended = self._patience.is_over
-
-    def act(self) -> list[str]:
-        """Do nothing: before the end, this stopper only watches."""
-        return []
-
-    def losses(self, X_dict: Mapping[str, Any], labelled: Iterable[str]) -> dict[str, torch.Tensor]:
-        """Return nothing: no task's loss is replaced."""
-        return {}
 
     def finish(self) -> list[str]:
         """Put the model back to its best evaluation."""

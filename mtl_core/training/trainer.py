@@ -2,53 +2,42 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from mtl_core.classifier import MultitaskClassifier
-from mtl_core.data import DictDataLoader
-from mtl_core.errors import NonFiniteLossError, TaskloomError
-from mtl_core.training.batch_schedules import BATCH_SCHEDULERS
-from mtl_core.training.config import LogManagerConfig, TrainerConfig
-from mtl_core.training.lr_schedules import learning_rate
-from mtl_core.training.optimizers import build_optimizer
-from mtl_core.training.running_losses import RunningLosses
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far training has come.
-
-    Attributes:
-        epoch: Epochs finished.
-        n_epochs: Epochs in all.
-        step: Batches trained on.
-        n_steps: Batches in all.
-        points: Examples trained on.
-    """
-
-    epoch: int
-    n_epochs: int
-    step: int
-    n_steps: int
-    points: int
-
-
-class FitListener:
-    """Hears what ``fit`` does; an exception that it raises ends the training and passes through."""
-
-    def on_batch(self, progress: Progress) -> None:
-        """Hear that a batch was trained on."""
-
-    def on_metrics(self, progress: Progress, metrics: dict[str, float]) -> None:
-        """Hear losses, learning rate and validation scores by their flat keys; NaN where undefined."""
+from mtl_core.data import Batch, DictDataLoader, XDict, YDict
+from mtl_core.training.averaging import WeightAverage
+from mtl_core.training.batch_schedules import BATCH_SCHEDULERS, Scheduler
+from mtl_core.training.checkpointer import Checkpointer
+from mtl_core.training.config import TrainerConfig
+from mtl_core.training.early_stopping import ModelStopper, NoStopper, Stopper
+from mtl_core.training.finiteness import BatchPosition, FinitenessGuard
+from mtl_core.training.freezing import FrozenModules, freezing
+from mtl_core.training.log_manager import LogManager
+from mtl_core.training.log_writers import LogWriter, TensorBoardWriter
+from mtl_core.training.lr_schedules import LRSchedule
+from mtl_core.training.optimizers import build_optimizer, parameter_groups, set_learning_rate
+from mtl_core.training.precision import Precision
+from mtl_core.training.priors import set_class_priors
+from mtl_core.training.progress import FitListener, Progress
+from mtl_core.training.running_losses import RunningLosses, labelled_pairs
+from mtl_core.training.splits import train_and_valid
+from mtl_core.training.stepping import Stepper
+from mtl_core.training.task_stopping import TaskStopper
+from mtl_core.training.training_state import (
+    OptimizerState,
+    load_optimizer_state,
+    read_training_state,
+    save_training_state,
+)
+from mtl_core.training.validation import validate
 
 
 class Trainer:
@@ -58,13 +47,37 @@ class Trainer:
         name: A name for this trainer; default ``"Trainer"``.
         **kwargs: The fields of :class:`~mtl_core.TrainerConfig`.
 
+    Attributes:
+        config: The settings.
+        optimizer: Makes steps of gradients; None before there is one. This and what follows is what the last ``fit``
+            made, or left.
+        lr_scheduler: The learning rate of each batch.
+        batch_scheduler: The order of batches.
+        log_manager: Counts what was trained on.
+        log_writer: Writes the log; None without ``logging``.
+        checkpointer: Saves checkpoints; None without ``checkpointing``.
+        metrics: The last value of all that was logged, by key.
+        n_batches_per_epoch: Batches of an epoch.
+        warmup_steps: Batches of the warm-up.
+
     Raises:
         pydantic.ValidationError: If a setting is unknown or out of range.
     """
 
+    lr_scheduler: LRSchedule
+    batch_scheduler: Scheduler
+    log_manager: LogManager
+    n_batches_per_epoch: int
+    warmup_steps: int
+
     def __init__(self, name: str | None = None, **kwargs: Any) -> None:
         self.name = name or type(self).__name__
         self.config = TrainerConfig(**kwargs)
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.log_writer: LogWriter | None = None
+        self.checkpointer: Checkpointer | None = None
+        self.metrics: dict[str, float] = {}
+        self._resumed: OptimizerState | None = None
 
     def fit(
         self,
@@ -72,7 +85,7 @@ class Trainer:
         dataloaders: Sequence[DictDataLoader],
         listener: FitListener | None = None,
     ) -> None:
-        """Train the model in place.
+        """Train the model in place, and leave it in evaluation mode.
 
         Args:
             model: What to train.
@@ -81,98 +94,201 @@ class Trainer:
             listener: Hears progress and metrics.
 
         Raises:
-            TaskloomError: If no loader is of the train split, a split is none of the three, or the model has
-                no parameter to train.
-            NonFiniteLossError: If a task's loss is NaN or infinite; no step is taken on that batch.
+            TaskloomError: If no loader is of the train split, a split is none of the three, the model has no parameter
+                to train, or a setting names a module that it lacks or a metric that is not logged.
+            NonFiniteLossError: If a task's loss or its gradient is NaN or infinite, and is not to be skipped; no step
+                is taken on that batch.
         """
-        config = self.config
-        train_loaders, valid_loaders = self._split(dataloaders)
-        listener = listener or FitListener()
-        steps_per_epoch = sum(len(loader) for loader in train_loaders)
-        n_steps = config.n_epochs * steps_per_epoch
-        schedule = BATCH_SCHEDULERS[config.batch_scheduler]()
-        optimizer = build_optimizer(config, model.parameters())
-        evaluation = _EvaluationClock(config.log_manager_config, steps_per_epoch)
-        losses = RunningLosses(config.train_split)
-        step = points = 0
+        config, listener = self.config, listener or FitListener()
+        train_loaders, valid_loaders = train_and_valid(config, dataloaders)
+        with _seeded(config.seed), freezing(model, config.frozen_modules) as frozen:
+            if config.class_prior_bias:
+                _tell(listener, set_class_priors(model, train_loaders))
+            optimizer = self._prepare(model, train_loaders)
+            tasks_and_datasets = labelled_pairs(train_loaders, model.tasks)
+            losses = RunningLosses(config.train_split, tasks_and_datasets)
+            precision = Precision(config.precision, model.device)
+            guard = FinitenessGuard(config.non_finite, config.max_skipped, listener.on_log)
+            average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
+            stepper = Stepper(model, optimizer, precision, guard, config.grad_clip, average)
+            stopper = self._stopper(model, [task for task, _ in tasks_and_datasets], frozen, average)
+            n_steps = config.n_epochs * self.n_batches_per_epoch
 
-        with _seeded(config.seed), self._progress_bar(n_steps) as bar:
-            model.train()
-            for epoch in range(config.n_epochs):
-                for (X_dict, Y_dict), loader in schedule.get_batches(train_loaders):
-                    lr = learning_rate(config, step, n_steps, steps_per_epoch)
-                    for group in optimizer.param_groups:
-                        group["lr"] = lr
-                    task_losses, counts = model.calculate_loss(X_dict, Y_dict)
-                    for task, loss in task_losses.items():
-                        value = loss.item()
-                        if not math.isfinite(value):
-                            raise NonFiniteLossError(task, loader.dataset.name, epoch, step, value)
-                        losses.add(task, loader.dataset.name, value, counts[task])
-                    self._update(model, optimizer, task_losses)
+            with self._log_kept(), self._progress_bar(n_steps) as bar:
+                frozen.train()
+                for position, (X_dict, Y_dict) in self._batches(train_loaders):
+                    rate = self.lr_scheduler.rate(position.step)
+                    set_learning_rate(optimizer, rate)
 
-                    step += 1
-                    points += len(next(iter(X_dict.values())))
-                    epochs_done = epoch + (step == (epoch + 1) * steps_per_epoch)
-                    progress = Progress(epochs_done, config.n_epochs, step, n_steps, points)
+                    guard.before(model)
+                    with precision.autocast():
+                        task_losses, counts = _losses(model, stopper, X_dict, Y_dict)
+                    values = {task: loss.item() for task, loss in task_losses.items()}
+                    if guard.passes("loss", values, position):
+                        for task, count in counts.items():
+                            losses.add(task, position.dataset, values[task], count)
+                        stepper.add(task_losses, position)
+                    if self._ends_a_step(position):
+                        stepper.step()
+
+                    self.log_manager.update(len(next(iter(X_dict.values()))))
+                    progress = self._progress(n_steps)
                     listener.on_batch(progress)
                     bar.update()
-                    if evaluation.is_due(step, points) or step == n_steps:
-                        metrics = losses.metrics() | {f"model/all/{config.train_split}/lr": lr}
+                    if self.log_manager.trigger_evaluation(last=progress.step == n_steps):
+                        metrics = losses.metrics() | guard.metrics(config.train_split)
+                        metrics[f"model/all/{config.train_split}/lr"] = rate
                         losses.reset()
-                        metrics |= model.score(valid_loaders)
+                        with average.in_place() if average else nullcontext():
+                            metrics |= validate(model, valid_loaders, config.valid_split)
+                            self._log(model, metrics)
+                            listener.on_metrics(progress, metrics)
+                            stopper.hear(metrics)
                         bar.set_postfix({key: f"{value:.3f}" for key, value in metrics.items()})
-                        listener.on_metrics(progress, metrics)
+                        _tell(listener, self._lower_rate(metrics, progress.step), stopper.act())
+                        if stopper.ended:
+                            break
+                if average:
+                    average.apply()
+            self.log_manager.cleanup(model)
+            _tell(listener, stopper.finish())
             model.eval()
 
-    def _update(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, task_losses: dict[str, torch.Tensor]
-    ) -> None:
-        """Take one step along the gradient of the summed losses.
+    def save(self, trainer_path: str | os.PathLike[str]) -> None:
+        """Write settings and optimizer state to a safetensors file, whole or not at all; missing folders are made.
 
-        Without a labelled example, or a trainable parameter on the tasks' paths, there is no gradient.
+        Args:
+            trainer_path: The file; one that is there is replaced.
         """
-        trainable = [loss for loss in task_losses.values() if loss.requires_grad]
-        if not trainable:
-            return
-        optimizer.zero_grad()
-        torch.stack(trainable).sum().backward()
-        if self.config.grad_clip:
-            nn.utils.clip_grad_norm_(model.parameters(), self.config.grad_clip)
-        optimizer.step()
+        save_training_state(trainer_path, self.config, self.optimizer)
 
-    def _split(self, loaders: Sequence[DictDataLoader]) -> tuple[list[DictDataLoader], list[DictDataLoader]]:
-        config = self.config
-        known = [config.train_split, config.valid_split, config.test_split]
-        for loader in loaders:
-            if loader.dataset.split not in known:
-                name, split = loader.dataset.name, loader.dataset.split
-                raise TaskloomError(f"dataset '{name}' has split '{split}', which is none of {known}")
-        train = [loader for loader in loaders if loader.dataset.split == config.train_split]
-        if not any(len(loader) for loader in train):
-            raise TaskloomError(f"there is no batch of the train split '{config.train_split}'")
-        return train, [loader for loader in loaders if loader.dataset.split == config.valid_split]
+    def load(self, trainer_path: str | os.PathLike[str], model: MultitaskClassifier | None = None) -> None:
+        """Read what :meth:`save` wrote; the next :meth:`fit` goes on from the optimizer's state.
+
+        Args:
+            trainer_path: The file.
+            model: The model that was trained, with its weights of then; default: none, and no optimizer state is read.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            TaskloomError: If it is no trainer's file, or the optimizer's state does not fit the model; the trainer
+                stays as it was.
+
+        Example:
+            >>> from tempfile import TemporaryDirectory
+            >>> with TemporaryDirectory() as folder:
+            ...     Trainer(lr=0.5).save(f"{folder}/trainer.safetensors")
+            ...     trainer = Trainer()
+            ...     trainer.load(f"{folder}/trainer.safetensors")
+            >>> trainer.config.lr
+            0.5
+        """
+        config, state = read_training_state(trainer_path)
+        optimizer = None
+        if model is not None and state is not None:
+            with freezing(model, config.frozen_modules):
+                optimizer = build_optimizer(config, parameter_groups(config, model))
+            load_optimizer_state(optimizer, state)
+            self._resumed = state
+        self.config, self.optimizer = config, optimizer
+
+    def _prepare(
+        self, model: MultitaskClassifier, train_loaders: Sequence[DictDataLoader]
+    ) -> torch.optim.Optimizer:
+        """Make what a training is made of, but for what the loop alone knows, and return the optimizer."""
+        config, logging = self.config, self.config.log_manager_config
+        self.n_batches_per_epoch = sum(len(loader) for loader in train_loaders)
+        self.optimizer = build_optimizer(config, parameter_groups(config, model))
+        if self._resumed is not None:
+            load_optimizer_state(self.optimizer, self._resumed)
+            self._resumed = None
+        n_steps = config.n_epochs * self.n_batches_per_epoch
+        self.lr_scheduler = LRSchedule(config, n_steps, self.n_batches_per_epoch)
+        self.warmup_steps = self.lr_scheduler.warmup_steps
+        self.batch_scheduler = BATCH_SCHEDULERS[config.batch_scheduler]()
+        self.metrics = {}
+        self.checkpointer = self.log_writer = None
+        if config.checkpointing:
+            self.checkpointer = Checkpointer(
+                logging.counter_unit, logging.evaluation_freq, **dict(config.checkpointer_config)
+            )
+        if config.logging:
+            kind = TensorBoardWriter if config.log_writer == "tensorboard" else LogWriter
+            self.log_writer = kind(**dict(config.log_writer_config))
+        self.log_manager = LogManager(
+            self.n_batches_per_epoch, self.log_writer, self.checkpointer, **dict(logging)
+        )
+        return self.optimizer
+
+    def _stopper(
+        self,
+        model: MultitaskClassifier,
+        task_names: Sequence[str],
+        frozen: FrozenModules,
+        average: WeightAverage | None,
+    ) -> Stopper:
+        if not self.config.early_stopping:
+            return NoStopper()
+        if not self.config.early_stopping_config.per_task:
+            return ModelStopper(self.config, model)
+        return TaskStopper(self.config, model, task_names, frozen, average)
+
+    def _batches(self, loaders: Sequence[DictDataLoader]) -> Iterator[tuple[BatchPosition, Batch]]:
+        """Yield the batches of all epochs."""
+        for epoch in range(self.config.n_epochs):
+            for number, (batch, loader) in enumerate(self.batch_scheduler.get_batches(loaders)):
+                step = epoch * self.n_batches_per_epoch + number
+                yield BatchPosition(loader.dataset.name, epoch, number, step), batch
+
+    def _ends_a_step(self, position: BatchPosition) -> bool:
+        done = position.batch + 1
+        return done % self.config.accumulate_batches == 0 or done == self.n_batches_per_epoch
+
+    def _progress(self, n_steps: int) -> Progress:
+        step, points = self.log_manager.batch_total, self.log_manager.point_total
+        return Progress(step // self.n_batches_per_epoch, self.config.n_epochs, step, n_steps, points)
+
+    def _log(self, model: MultitaskClassifier, metrics: dict[str, float]) -> None:
+        """Write the metrics of an evaluation to the log, and a checkpoint if one is due."""
+        self.metrics |= metrics
+        if self.log_writer is not None:
+            for key, value in metrics.items():
+                self.log_writer.add_scalar(key, value, self.log_manager.point_total)
+        if self.checkpointer is not None and self.log_manager.trigger_checkpointing():
+            self.checkpointer.checkpoint(self.log_manager.unit_total, model, metrics)
+
+    def _lower_rate(self, metrics: dict[str, float], step: int) -> list[str]:
+        """Tell the learning-rate schedule of an evaluation; return a line to log where it takes that as a plateau."""
+        if not self.lr_scheduler.hear(metrics):
+            return []
+        return [f"no improvement: the learning rate falls to {self.lr_scheduler.rate(step):g}"]
+
+    @contextmanager
+    def _log_kept(self) -> Generator[None]:
+        """Close the log when the block fails: what led to that stands in it."""
+        try:
+            yield
+        except BaseException:
+            if self.log_writer is not None:
+                self.log_writer.cleanup()
+            raise
 
     def _progress_bar(self, n_steps: int) -> tqdm[Any]:
         return tqdm(total=n_steps, disable=not self.config.progress_bar, desc=self.name, unit="batch")
 
 
-class _EvaluationClock:
-    """Says when an evaluation is due: whenever another ``evaluation_freq`` units have passed."""
+def _losses(
+    model: MultitaskClassifier, stopper: Stopper, X_dict: XDict, Y_dict: YDict
+) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    """Return a batch's losses, with what stands in the place of those of tasks that have peaked, and label counts."""
+    labels = {task: Y for task, Y in Y_dict.items() if task not in stopper.peaked}
+    losses, counts = model.calculate_loss(X_dict, labels)
+    return losses | stopper.losses(X_dict, Y_dict), counts
 
-    def __init__(self, config: LogManagerConfig, steps_per_epoch: int) -> None:
-        self._unit = config.counter_unit
-        self._freq = config.evaluation_freq
-        self._steps_per_epoch = steps_per_epoch
-        self._fired = 0
 
-    def is_due(self, step: int, points: int) -> bool:
-        units = {"batches": step, "points": points, "epochs": step / self._steps_per_epoch}[self._unit]
-        # The margin keeps thirds of an epoch from slipping a batch by rounding.
-        periods = math.floor(units / self._freq + 1e-9)
-        due = periods > self._fired
-        self._fired = periods
-        return due
+def _tell(listener: FitListener, *lines: Sequence[str]) -> None:
+    for line in chain(*lines):
+        listener.on_log(line)
 
 
 @contextmanager

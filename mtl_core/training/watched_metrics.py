@@ -12,6 +12,7 @@ from mtl_core.errors import TaskloomError
 _FORM = "'task/dataset/split/metric:mode', where mode is 'min' or 'max'"
 _MODES = ("min", "max")
 _SHOWN = 20
+_MAX_WILDCARDS = 2
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,9 @@ def _split(entry: str) -> tuple[str, str]:
         raise TaskloomError(f"unrecognized metric mode '{mode}' of '{entry}': it must be 'min' or 'max'")
     if key.count("/") != 3:
         raise TaskloomError(f"a watched metric has the form {_FORM}, not '{entry}'")
+    # Each further one multiplies the time that a search for it can take.
+    if any(part.count("*") > _MAX_WILDCARDS for part in key.split("/")):
+        raise TaskloomError(f"a part of '{entry}' has more than {_MAX_WILDCARDS} '*'")
     return key, mode
 
 

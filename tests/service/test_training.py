@@ -212,7 +212,7 @@ def test_slices_of_a_table(services: Services) -> None:
     run = world.api.start(world.model, [world.dataset], n_epochs=1)
     world.api.ended(run)
     messages = [event["data"]["message"] for event in world.api.events(run) if event["event"] == "log"]
-    assert any("new modules: []" in message for message in messages)
+    assert any("new: []" in message for message in messages)
     scoring = world.api.post(
         f"/v1/models/{world.model}/versions/{version}/scores", {"datasets": [world.dataset]}, 202
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from mtl_core import (
     NonFiniteLossError,
     Operation,
     Progress,
+    ShuffledScheduler,
     Task,
     TaskloomError,
     Trainer,
@@ -108,7 +110,8 @@ def test_metrics_are_losses_learning_rate_and_validation_scores_by_key() -> None
                 *(f"{s}_task/{s}Dataset/train/loss" for s in SHAPES),
                 "model/all/train/loss",
                 "model/all/train/lr",
-                *(f"{s}_task/{s}Dataset/valid/accuracy" for s in SHAPES),
+                *(f"{s}_task/{s}Dataset/valid/{metric}" for s in SHAPES for metric in ("accuracy", "loss")),
+                "model/all/valid/loss",
             ]
         )
         assert metrics["model/all/train/lr"] == 0.03
@@ -278,3 +281,61 @@ def test_settings_that_are_unknown_or_out_of_range_are_refused(settings: dict[st
 def test_the_trainer_has_a_name() -> None:
     assert Trainer().name == "Trainer"
     assert Trainer("mine").name == "mine"
+
+
+def test_what_a_training_was_made_of_stays_with_the_trainer() -> None:
+    trainer = Trainer(
+        progress_bar=False,
+        n_epochs=2,
+        optimizer="sgd",
+        lr_scheduler_config={"warmup_steps": 0.5, "warmup_unit": "epochs"},
+    )
+    recorder = Recorder()
+    trainer.fit(model_from(), shape_loaders(splits=("train", "valid")), recorder)
+    assert isinstance(trainer.optimizer, torch.optim.SGD)
+    assert (trainer.n_batches_per_epoch, trainer.warmup_steps) == (8, 4)
+    assert (trainer.checkpointer, trainer.log_writer) == (None, None)
+    assert trainer.log_manager.batch_total == 16
+    assert trainer.lr_scheduler.rate(0) == trainer.config.lr / 4
+    assert isinstance(trainer.batch_scheduler, ShuffledScheduler)
+    assert trainer.metrics == recorder.metrics[-1][1]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "adamax"])
+def test_a_training_is_resumed_from_files_where_it_stopped(optimizer: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"optimizer": optimizer, "lr": 0.05, "batch_scheduler": "sequential"}
+    settings |= {"module_lrs": {"base_mlp": 0.01}, "frozen_modules": ["square_head"], "n_epochs": 1}
+    whole = model_from()
+    Trainer(progress_bar=False, **(settings | {"n_epochs": 2})).fit(whole, shape_loaders())
+
+    first, trainer = model_from(), Trainer(progress_bar=False, **settings)
+    trainer.fit(first, shape_loaders())
+    trainer.save(tmp_path / "new" / "trainer.safetensors")
+    first.save(tmp_path / "model.safetensors")
+    second, resumed = model_from(seed=1), Trainer("resumed")
+    second.load(tmp_path / "model.safetensors")
+    resumed.load(tmp_path / "new" / "trainer.safetensors", second)
+    assert resumed.config == trainer.config
+    resumed.fit(second, shape_loaders())
+    assert same(module_weights(whole), module_weights(second))
+    resumed.fit(second, shape_loaders())
+    assert resumed.name == "resumed"
+
+
+def test_a_trainer_is_not_loaded_for_another_model(tmp_path: Path) -> None:
+    trainer, path = Trainer(progress_bar=False, lr=0.5), tmp_path / "trainer.safetensors"
+    trainer.fit(model_from(), shape_loaders())
+    trainer.save(path)
+    other = Trainer()
+    with pytest.raises(TaskloomError, match="does not fit the model"):
+        other.load(path, MultitaskClassifier([shape_task("circle")], device="cpu"))
+    assert other.config.lr == 0.01
+    with pytest.raises(FileNotFoundError):
+        other.load(tmp_path / "none", model_from())
+    other.load(path)
+    assert (other.config.lr, other.optimizer) == (0.5, None)
+
+
+def test_a_model_config_is_refused_with_where_it_belongs() -> None:
+    with pytest.raises(ValidationError, match="give device and dataparallel to MultitaskClassifier"):
+        Trainer(model_config={"device": -1})
