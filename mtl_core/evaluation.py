@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,7 +13,7 @@ from mtl_core.data import DictDataLoader, is_labelled
 from mtl_core.errors import TaskloomError
 from mtl_core.losses import Loss
 from mtl_core.scorer import NO_LABEL, Score
-from mtl_core.task_loss import task_loss
+from mtl_core.task_loss import mean_loss, task_loss
 
 if TYPE_CHECKING:
     from mtl_core.classifier import MultitaskClassifier
@@ -141,10 +141,8 @@ def _loss(
     n = int(labelled.sum())
     if not n:
         return math.nan, 0, NO_LABEL
-    value = task_loss(model.tasks[task_name], logits, golds, labelled).item()
-    loss_func: Any = model.tasks[task_name].loss_func
-    if loss_func.reduction == "sum":
-        value /= n
+    task = model.tasks[task_name]
+    value = mean_loss(task, task_loss(task, logits, golds, labelled).item(), n)
     return value, n, None if math.isfinite(value) else f"the loss is {value}"
 
 

@@ -49,6 +49,15 @@ def task_loss(
         raise LossError(task.name, f"{type(error).__name__}: {error} ({shown})") from error
 
 
+def mean_loss(task: Task, loss: float, n: int) -> float:
+    """Return a task's loss for one example, where ``loss`` is that of ``n`` labelled ones together.
+
+    Only a loss of the catalogue may be a sum, and says so.
+    """
+    is_sum = isinstance(task.loss_func, Loss) and task.loss_func.reduction == "sum"
+    return loss / n if is_sum else loss
+
+
 def example_weights(X_dict: Mapping[str, Any]) -> torch.Tensor | None:
     """Return a batch's example weights ``[n]``, None where it has none.
 

@@ -210,6 +210,8 @@ def run_out(run: Run) -> RunOut:
             "data": run.job["splits"],
             "trainer": run.request.get("trainer"),
             "init_from": run.job["init_from"],
+            "init_modules": run.request.get("init_modules", {}),
+            "train": run.request.get("train", "all") if run.kind == "train" else None,
             "log": f"/v1/runs/{run.id}/log" if run.log else None,
             "model_version": run.model_version,
             "progress": run.progress,

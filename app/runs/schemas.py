@@ -41,6 +41,8 @@ _RUN: dict[str, Any] = {
     ],
     "trainer": {"n_epochs": 10, "lr": 0.02, "seed": 1, "batch_size": 32},
     "init_from": None,
+    "init_modules": {},
+    "train": "all",
     "log": None,
     "model_version": None,
     "progress": {
@@ -159,6 +161,10 @@ class RunOut(Out, json_schema_extra=shown_as(_RUN)):
     """Every setting of the training, defaults filled in; null for a scoring."""
     init_from: int | None
     """The version whose modules the training started from."""
+    init_modules: dict[str, ModuleSource]
+    """The modules that it was to take from elsewhere."""
+    train: Literal["all", "new"] | None
+    """Whether all modules were trained, or only those that are new; null for a scoring."""
     log: str | None
     """Where the log is that the training was asked to write; null while there is none."""
     model_version: int | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic.json_schema import SkipJsonSchema
@@ -30,6 +30,8 @@ class RunCheckpointerConfig(CheckpointerConfig):
     """When the model is saved, and which of its states comes back at the end."""
 
     checkpoint_dir: _Folder = "checkpoints"
+    checkpoint_clear: Literal[True] = True  # pyright: ignore[reportIncompatibleVariableOverride]
+    """A run keeps the weights that it ends with."""
 
 
 class RunLogWriterConfig(LogWriterConfig):

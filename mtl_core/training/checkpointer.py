@@ -84,6 +84,8 @@ class Checkpointer:
         values = {name: watched.value(metric_dict) for name, watched in self._watched.items()}
         path = Path(self.checkpoint_dir) / f"checkpoint_{iteration}.safetensors"
         model.save(path)
+        # Not only at the end: a long training would fill the disk.
+        self.clear()
         self._saved.append(path)
         for name, value in values.items():
             best = self.best_metric_dict.get(name)

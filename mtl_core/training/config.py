@@ -167,7 +167,7 @@ class CheckpointerConfig(Settings):
     checkpoint_runway: _NotNegative = 0.0
     """No checkpoint is saved before so many ``counter_unit``s."""
     checkpoint_clear: _Flag = True
-    """Whether to remove all checkpoints but the best at the end."""
+    """Whether to remove each checkpoint but the best when there is a newer one, and the newest at the end."""
 
 
 class LogWriterConfig(Settings):

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from mtl_core.classifier import MultitaskClassifier
 from mtl_core.data import Batch, DictDataLoader, XDict, YDict
+from mtl_core.task_loss import mean_loss
 from mtl_core.training.averaging import WeightAverage
 from mtl_core.training.batch_schedules import BATCH_SCHEDULERS, Scheduler
 from mtl_core.training.checkpointer import Checkpointer
@@ -126,7 +127,9 @@ class Trainer:
                     values = {task: loss.item() for task, loss in task_losses.items()}
                     if guard.passes("loss", values, position):
                         for task, count in counts.items():
-                            losses.add(task, position.dataset, values[task], count)
+                            losses.add(
+                                task, position.dataset, mean_loss(model.tasks[task], values[task], count), count
+                            )
                         stepper.add(task_losses, position)
                     if self._ends_a_step(position):
                         stepper.step()

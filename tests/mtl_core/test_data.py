@@ -180,7 +180,7 @@ def test_a_dataset_without_labels_can_be_batched() -> None:
 
 def test_labels_of_several_lengths_are_padded_with_no_label() -> None:
     examples = [({"x": torch.zeros(2)}, {"t": torch.tensor(labels)}) for labels in ([1, 0, 2], [1])]
-    X_dict, Y_dict = collate_dicts(examples)
+    X_dict, Y_dict = collate_dicts(batch=examples)
     assert Y_dict["t"].tolist() == [[1, 0, 2], [1, -1, -1]]
     assert X_dict["x"].shape == (2, 2)
 

@@ -98,7 +98,13 @@ def test_labels_become_integers_along_one_dimension_or_as_they_are() -> None:
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [([1, 2.1], "not 2.1"), ([np.nan], "not nan"), ([np.inf], "not inf"), ([[1, 0], [0, 1]], r"\[2, 2\]")],
+    [
+        ([1, 2.1], "not 2.1"),
+        ([np.nan], "not nan"),
+        ([np.inf], "not inf"),
+        ([[1, 0], [0, 1]], r"\[2, 2\]"),
+        ("1 2", "not of dtype <U3"),
+    ],
 )
 def test_what_is_no_label_is_refused(labels: Any, message: str) -> None:
     with pytest.raises(TaskloomError, match=message):

@@ -61,14 +61,28 @@ def test_a_preprocessor_that_answers_none_is_refused() -> None:
         forgetful(POINTS[0])
 
 
+def test_what_a_preprocessor_sets_stays_out_of_the_data() -> None:
+    def doubling(x: Any) -> Any:
+        x.num *= 2
+        x.seen.append(x.num)
+        return x
+
+    doubled = SlicingFunction("doubled", lambda x: x.num > 42, pre=[doubling, doubling])
+    plain = SlicingFunction("plain", lambda x: x.num > 42)
+    points = [SimpleNamespace(num=number, seen=[]) for number in NUMBERS]
+    answers = SFApplier([doubled, plain]).apply(points, progress_bar=False)
+    assert (answers["doubled"].tolist(), answers["plain"].tolist()) == ([0, 1, 1, 0, 0], [0, 1, 0, 0, 0])
+    assert points == [SimpleNamespace(num=number, seen=[]) for number in NUMBERS]
+
+
 @pytest.mark.parametrize("progress_bar", [True, False])
 def test_points_rows_and_frames_are_sliced_alike(progress_bar: bool) -> None:
     sfs = [large, in_db, large_squared]
     expected = {"large": [0, 1, 0, 0, 0], "listed": [1, 0, 0, 1, 1], "large_squared": [0, 1, 1, 1, 0]}
     frame = pd.DataFrame({"num": NUMBERS}, index=[9, 8, 7, 6, 5])
     for answers in (
-        SFApplier(sfs).apply(POINTS, progress_bar=progress_bar),
-        PandasSFApplier(sfs).apply(frame, progress_bar=progress_bar),
+        SFApplier(lfs=sfs).apply(data_points=POINTS, progress_bar=progress_bar),
+        PandasSFApplier(lfs=sfs).apply(df=frame, progress_bar=progress_bar),
     ):
         assert isinstance(answers, np.recarray)
         assert answers.shape == (5,)

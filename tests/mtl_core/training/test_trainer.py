@@ -23,6 +23,7 @@ from mtl_core import (
     Trainer,
     module_weights,
 )
+from mtl_core.losses import LOSSES
 
 from ..shapes import SHAPES, shape_data, shape_loaders, shape_task
 
@@ -339,3 +340,13 @@ def test_a_trainer_is_not_loaded_for_another_model(tmp_path: Path) -> None:
 def test_a_model_config_is_refused_with_where_it_belongs() -> None:
     with pytest.raises(ValidationError, match="give device and dataparallel to MultitaskClassifier"):
         Trainer(model_config={"device": -1})
+
+
+def test_the_running_loss_of_a_summed_loss_is_that_of_one_example() -> None:
+    logged: list[float] = []
+    for spec in ("cross_entropy", {"type": "cross_entropy", "reduction": "sum"}):
+        torch.manual_seed(0)
+        model = MultitaskClassifier([shape_task("circle", loss_func=LOSSES.build(spec))], device="cpu")
+        heard = fit(model, shape_loaders(["circle"]), lr=1e-30, seed=1)
+        logged.append(heard.metrics[-1][1]["model/all/train/loss"])
+    assert logged[0] == pytest.approx(logged[1])
