@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from pydantic import BaseModel
@@ -14,6 +15,7 @@ from app.db.tables import Model, Version
 from app.models import service as models
 from app.problems import Invalid, NotFound
 from app.runs.schemas import ModuleSource
+from app.runs.trainer_config import some_of
 from mtl_core.architecture import difference
 from mtl_core.building import build_tasks
 from mtl_core.errors import Fault, pointer_to
@@ -71,20 +73,21 @@ def find_start(
     modules = _modules_of(specs)
     weights: list[WeightsRef] = []
     faults: list[Fault] = []
+    of_version = cache(_modules_of_version)
     for name, source in wanted.items():
         at = pointer_to("init_modules", name)
         if name not in modules:
-            faults.append(Fault(at, f"the model has no module '{name}'; it has {sorted(modules)}"))
+            faults.append(Fault(at, f"the model has no module '{name}'; it has {some_of(modules)}"))
             continue
         try:
             version = _version_of(session, model, source)
         except NotFound as error:
             faults.append(Fault(f"{at}/version", error.detail))
             continue
-        theirs, their_name = _modules_of_version(version), source.module or name
+        theirs, their_name = of_version(version), source.module or name
         where = f"version {version.number} of model '{version.model}'"
         if their_name not in theirs:
-            faults.append(Fault(at, f"{where} has no module '{their_name}'; it has {sorted(theirs)}"))
+            faults.append(Fault(at, f"{where} has no module '{their_name}'; it has {some_of(theirs)}"))
         elif what := difference(modules[name], theirs[their_name]):
             faults.append(Fault(at, f"module '{their_name}' of {where} is built differently: {what}"))
         else:

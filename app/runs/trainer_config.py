@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,10 @@ from app.problems import Invalid
 from mtl_core.errors import Fault, TaskloomError, pointer_to
 from mtl_core.training.config import CheckpointerConfig, LogWriterConfig, TrainerConfig
 from mtl_core.training.watched_metrics import WatchedMetric
+
+# What is wrong comes back in the answer, and a long list of it helps nobody.
+_MAX_FAULTS = 20
+_SHOWN_NAMES = 20
 
 LOGS = "logs"
 """Folder of the files that a log writer writes, in that of the run."""
@@ -88,10 +93,10 @@ def check_settings(
     Raises:
         Invalid: At each setting that names what is not there, or where nothing is left to train.
     """
+    unknown = ((pointer, name) for pointer, name in _named_modules(config) if name not in modules)
     faults = [
-        Fault(pointer, f"the model has no module '{name}'; it has {sorted(modules)}")
-        for pointer, name in _named_modules(config)
-        if name not in modules
+        Fault(pointer, f"the model has no module '{name}'; it has {some_of(modules)}")
+        for pointer, name in islice(unknown, _MAX_FAULTS)
     ]
     faults += [
         Fault(pointer, detail)
@@ -103,6 +108,13 @@ def check_settings(
         faults.append(Fault(at, "there is nothing to train: every module is to stay as it is"))
     if faults:
         raise Invalid(f"{faults[0].pointer}: {faults[0].detail}", faults)
+
+
+def some_of(names: Collection[str]) -> str:
+    """Return some names, sorted, and how many more there are."""
+    shown = sorted(names)[:_SHOWN_NAMES]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return f"{shown}{more}"
 
 
 def _named_modules(config: RunTrainerConfig) -> Iterator[tuple[str, str]]:

@@ -27,11 +27,12 @@ _AtLeastOne = Annotated[float, Field(strict=True, ge=1)]
 _Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 _CountFrom1 = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 _SplitName = Annotated[str, Field(min_length=1, max_length=128)]
-_ModuleName = Annotated[str, Field(min_length=1)]
+_ModuleName = Annotated[str, Field(min_length=1, max_length=300)]
 _Path = Annotated[str, Field(min_length=1)]
-_WatchedKey = Annotated[str, AfterValidator(_readable)]
+_MetricKey = Annotated[str, Field(max_length=1000)]
+_WatchedKey = Annotated[_MetricKey, AfterValidator(_readable)]
 _Watched = Annotated[
-    str | Annotated[list[str], Field(min_length=1, max_length=100)], AfterValidator(_readable)
+    _MetricKey | Annotated[list[_MetricKey], Field(min_length=1, max_length=100)], AfterValidator(_readable)
 ]
 
 
@@ -160,7 +161,7 @@ class CheckpointerConfig(Settings):
     """The model is put back to its best by this at the end, unless ``early_stopping`` puts it back to another:
     ``task/dataset/split/metric:min`` or ``:max``. A list, or ``*`` for any text in a part of the key, means the mean of
     all that match."""
-    checkpoint_task_metrics: list[_WatchedKey] | None = Field(
+    checkpoint_task_metrics: Annotated[list[_WatchedKey], Field(max_length=100)] | None = Field(
         default=None, examples=[["circle_task/circleDataset/valid/accuracy:max"]]
     )
     """Further metrics, the best model by each of which is kept as a file too. Default: none."""
@@ -231,9 +232,11 @@ class TrainerConfig(Settings):
     class_prior_bias: _Flag = False
     """Whether heads start at the shares of their classes, or means of their values, in the training labels (Lin et al.,
     2017)."""
-    module_lrs: dict[_ModuleName, _Positive] = Field(default={}, examples=[{"base_mlp": 0.001}])
+    module_lrs: dict[_ModuleName, _Positive] = Field(
+        default={}, max_length=10_000, examples=[{"base_mlp": 0.001}]
+    )
     """Learning rates of single modules in place of ``lr``; warm-up and schedule scale all alike."""
-    frozen_modules: list[_ModuleName] = Field(default=[], examples=[["base_mlp"]])
+    frozen_modules: list[_ModuleName] = Field(default=[], max_length=10_000, examples=[["base_mlp"]])
     """Modules that stay exactly as they are: without gradients, and in evaluation mode."""
     optimizer: Literal["sgd", "adam", "adamax", "adamw"] = "adam"
     """How gradients become steps."""

@@ -128,7 +128,10 @@ class Trainer:
                     if guard.passes("loss", values, position):
                         for task, count in counts.items():
                             losses.add(
-                                task, position.dataset, mean_loss(model.tasks[task], values[task], count), count
+                                task,
+                                position.dataset,
+                                mean_loss(model.tasks[task], values[task], count),
+                                count,
                             )
                         stepper.add(task_losses, position)
                     if self._ends_a_step(position):
