@@ -100,9 +100,10 @@ def _head(
     if not heads:
         raise _LeftError("its output is not that of a linear layer")
     head, name = heads[-1], layers[heads[-1]]
-    others = [other for other in model.tasks if other != task_name and name in model.modules_of(other)]
-    if others or name not in model.own_modules(task_name):
-        raise _LeftError(f"module '{name}' is shared" + (f" with task '{others[0]}'" if others else ""))
+    # One that only reads the answer, as the combiner of slices does, takes whatever it starts at.
+    others = [other for other in model.tasks if other != task_name and _answers_by(model, other, name)]
+    if others:
+        raise _LeftError(f"module '{name}' gives the answers of task '{others[0]}' too")
     if name not in allowed:
         raise _LeftError(f"module '{name}' has its weights from elsewhere")
     if head.bias is None:  # pyright: ignore[reportUnnecessaryComparison] Linear(bias=False) has None there.
@@ -110,6 +111,13 @@ def _head(
     if not head.bias.requires_grad:
         raise _LeftError(f"module '{name}' is frozen")
     return name, head
+
+
+def _answers_by(model: MultitaskClassifier, task_name: str, module_name: str) -> bool:
+    """Say whether the module that gives a task's output is a given one, under whichever name its weights stand."""
+    last = model.module_pool[model.tasks[task_name].op_sequence[-1].module_name]
+    weights = {id(parameter) for parameter in model.module_pool[module_name].parameters()}
+    return any(id(parameter) in weights for parameter in last.parameters())
 
 
 def _first_output(model: MultitaskClassifier, task_name: str, loader: DictDataLoader) -> object:

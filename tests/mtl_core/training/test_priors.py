@@ -2,11 +2,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from mtl_core import DictDataLoader, DictDataset, MultitaskClassifier, Operation, Task, module_weights
+from mtl_core import (
+    DictDataLoader,
+    DictDataset,
+    MultitaskClassifier,
+    Operation,
+    Task,
+    add_slice_labels,
+    convert_to_slice_tasks,
+    module_weights,
+)
 from mtl_core.losses import BinaryCrossEntropy, CrossEntropy, Huber, MeanAbsoluteError, MeanSquaredError
 from mtl_core.training.priors import set_class_priors
 
@@ -134,7 +144,7 @@ def test_a_head_that_does_not_allow_it_is_left_and_said_why(
 def test_a_shared_head_is_left() -> None:
     model = model_of(nn.Linear(3, 2), CrossEntropy(), "u")
     (line,) = set_class_priors(model, loaders_of(torch.tensor([0, 1])))
-    assert line.endswith("module 'head' is shared with task 'u'")
+    assert line.endswith("module 'head' gives the answers of task 'u' too")
 
 
 def test_only_the_modules_that_may_be_are_changed() -> None:
@@ -156,3 +166,19 @@ def test_tasks_without_labels_are_passed_over_and_nothing_random_is_drawn() -> N
     torch.manual_seed(0)
     assert torch.equal(drawn, torch.rand(1))
     assert all(module.training for module in model.modules())
+
+
+def test_heads_of_slices_start_at_their_own_shares() -> None:
+    base = Task("t", {"head": nn.Linear(2, 2)}, [Operation("head", [("_input_", "x")])])
+    model = MultitaskClassifier(convert_to_slice_tasks(base, ["rare"]), device="cpu")
+    data = DictDataset("d", "train", {"x": torch.zeros(4, 2)}, {"t": torch.tensor([0, 1, 1, 1])})
+    loader = DictDataLoader(data)
+    add_slice_labels(loader, base, np.rec.array([(1,), (0,), (0,), (0,)], dtype=[("rare", int)]))
+    lines = set_class_priors(model, [loader])
+    assert [line for line in lines if "left as it is" not in line] == [
+        "task 't_slice:rare_ind': module 't_slice:rare_ind_head' starts at the shares of its 2 classes in 4 labels",
+        "task 't_slice:base_ind': module 't_slice:base_ind_head' starts at the shares of its 2 classes in 4 labels",
+        "task 't': module 't_master_head' starts at the shares of its 2 classes in 4 labels",
+    ]
+    bias = model.module_pool["t_slice:rare_ind_head"].bias
+    assert torch.allclose(bias.exp(), torch.tensor([0.75, 0.25]))
