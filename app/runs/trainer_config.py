@@ -103,6 +103,8 @@ def check_settings(
         for pointer, metric in _watched_metrics(config)
         if (detail := _unknown(metric, keys))
     ]
+    if not faults and config.early_stopping and config.early_stopping_config.per_task:
+        faults += _unwatched_tasks(config, keys)
     if not faults and not set(modules) - set(config.frozen_modules) - set(frozen):
         at = "/train" if frozen else "/trainer/frozen_modules"
         faults.append(Fault(at, "there is nothing to train: every module is to stay as it is"))
@@ -136,6 +138,20 @@ def _watched_metrics(config: RunTrainerConfig) -> Iterator[tuple[str, str | Sequ
         yield f"{at}/checkpoint_metric", config.checkpointer_config.checkpoint_metric
         for i, metric in enumerate(config.checkpointer_config.checkpoint_task_metrics or []):
             yield f"{at}/checkpoint_task_metrics/{i}", metric
+
+
+def _unwatched_tasks(config: RunTrainerConfig, keys: Collection[str]) -> Iterator[Fault]:
+    metric = config.early_stopping_config.metric
+    if metric is None:
+        return
+    trained = sorted(
+        {key.split("/")[0] for key in keys if key.endswith(f"/{config.train_split}/loss")} - {"model"}
+    )
+    for task in trained:
+        if WatchedMetric.parse(metric).for_task(task) is None:
+            detail = f"with per_task it must name a metric of every task, but names none of '{task}'"
+            yield Fault("/trainer/early_stopping_config/metric", detail)
+            return
 
 
 def _unknown(metric: str | Sequence[str], keys: Collection[str]) -> str | None:

@@ -170,6 +170,8 @@ def test_settings_that_name_what_is_not_there_are_refused(shapes: Shapes) -> Non
     known = f"{shapes.task('circle')}/{shapes.dataset('circle')}/valid/accuracy"
     watched = {"early_stopping_config": {"metric": typo}}
     assert known in refused("early_stopping_config/metric", early_stopping=True, **watched)
+    alone = {"early_stopping_config": {"metric": "model/all/valid/loss:min", "per_task": True}}
+    assert shapes.task("circle") in refused("early_stopping_config/metric", early_stopping=True, **alone)
     watched = {"checkpointer_config": {"checkpoint_metric": typo}}
     assert known in refused("checkpointer_config/checkpoint_metric", checkpointing=True, **watched)
     place = {"checkpointer_config": {"checkpoint_dir": "/etc"}}
