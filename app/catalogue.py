@@ -13,10 +13,10 @@ from app.problems import problem_responses
 from app.runs.trainer_config import RunTrainerConfig
 from app.wire import Out
 from mtl_core.losses import LOSSES
-from mtl_core.metrics import METRICS
 from mtl_core.modules import MODULES
 from mtl_core.outputs import OUTPUTS
 from mtl_core.preprocessing import ColumnSpec, LabelSpec
+from mtl_core.scoring.metrics import METRICS
 
 router = APIRouter(tags=["modules"], route_class=Endpoint)
 

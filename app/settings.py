@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from mtl_core.building import Limits
+from mtl_core.building.tasks import Limits
 
 _MIB = 2**20
 

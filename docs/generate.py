@@ -19,10 +19,10 @@ from app.catalogue import column_types
 from app.runs.schemas import ModuleSource, TrainIn
 from app.settings import Settings
 from mtl_core.losses import LOSSES
-from mtl_core.metrics import METRICS
 from mtl_core.modules import MODULES
 from mtl_core.outputs import OUTPUTS
 from mtl_core.preprocessing import LabelSpec
+from mtl_core.scoring.metrics import METRICS
 from mtl_core.specs import (
     AllOf,
     AnyOf,

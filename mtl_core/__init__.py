@@ -3,11 +3,7 @@
 Tensors in, tensors out: this package knows no HTTP, no database and nothing of the service around it.
 """
 
-from mtl_core.classifier import MultitaskClassifier
 from mtl_core.data import DictDataLoader, DictDataset, collate_dicts
-from mtl_core.dataframes import metrics_dict_to_dataframe
-from mtl_core.devices import ClassifierConfig
-from mtl_core.error_analysis import get_label_buckets, get_label_instances
 from mtl_core.errors import (
     LossError,
     ModuleConflictError,
@@ -16,12 +12,17 @@ from mtl_core.errors import (
     SpecError,
     TaskloomError,
 )
-from mtl_core.labels import filter_labels, preds_to_probs, probs_to_preds, to_int_label_array
 from mtl_core.losses import cross_entropy_with_probs
 from mtl_core.mapped import ArrayWriter, MappedDataset
-from mtl_core.metric_score import metric_score
-from mtl_core.output_dict import AmbiguousOutputError, OutputDict
-from mtl_core.scorer import Score, Scorer
+from mtl_core.model.classifier import MultitaskClassifier
+from mtl_core.model.devices import ClassifierConfig
+from mtl_core.model.output_dict import AmbiguousOutputError, OutputDict
+from mtl_core.model.weights import load_module_weights, module_weights
+from mtl_core.scoring.dataframes import metrics_dict_to_dataframe
+from mtl_core.scoring.error_analysis import get_label_buckets, get_label_instances
+from mtl_core.scoring.labels import filter_labels, preds_to_probs, probs_to_preds, to_int_label_array
+from mtl_core.scoring.metric_score import metric_score
+from mtl_core.scoring.scorer import Score, Scorer
 from mtl_core.slicing import (
     PandasSFApplier,
     SFApplier,
@@ -41,7 +42,6 @@ from mtl_core.training.log_manager import LogManager
 from mtl_core.training.log_writers import LogWriter, TensorBoardWriter
 from mtl_core.training.progress import FitListener, Progress
 from mtl_core.training.trainer import Trainer
-from mtl_core.weights import load_module_weights, module_weights
 
 __all__ = [
     "AmbiguousOutputError",

@@ -11,7 +11,7 @@ from torch import nn
 from mtl_core.errors import TaskloomError
 from mtl_core.losses import CrossEntropy
 from mtl_core.outputs import Output, Softmax, as_output
-from mtl_core.scorer import Scorer
+from mtl_core.scoring.scorer import Scorer
 
 INPUT: Final = "_input_"
 """The name that stands for the batch's own fields among an operation's inputs."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from app.models.schemas import GraphOut, NodeOut, SourceOut
-from mtl_core.building import plan_of
-from mtl_core.plan import EverythingInput, FieldInput, NodeInput, Source
+from mtl_core.building.tasks import plan_of
+from mtl_core.model.plan import EverythingInput, FieldInput, NodeInput, Source
 from mtl_core.specs import TaskSpec
 
 

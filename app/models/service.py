@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.db.tables import Alias, Model, ModelTask, Run, Task, Version
 from app.problems import Conflict, Invalid, missing
 from app.tasks.service import report_of, spec_of
-from mtl_core.building import Limits, check_budget, check_shared_modules, shared_fields
+from mtl_core.building.tasks import Limits, check_budget, check_shared_modules, shared_fields
 from mtl_core.errors import Fault, pointer_to
 from mtl_core.specs import TaskSpec
 

@@ -15,8 +15,8 @@ from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.encoders import SentenceEncoders
 from mtl_core import MultitaskClassifier, load_module_weights
-from mtl_core.building import build_tasks, check_task
-from mtl_core.fields import FieldShape
+from mtl_core.building.fields import FieldShape
+from mtl_core.building.tasks import build_tasks, check_task
 from mtl_core.specs import TaskSpec
 
 

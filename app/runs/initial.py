@@ -16,9 +16,9 @@ from app.models import service as models
 from app.problems import Invalid, NotFound
 from app.runs.schemas import ModuleSource
 from app.runs.trainer_config import some_of
-from mtl_core.architecture import difference
-from mtl_core.building import build_tasks
+from mtl_core.building.tasks import build_tasks
 from mtl_core.errors import Fault, pointer_to
+from mtl_core.model.architecture import difference
 from mtl_core.specs import TaskSpec
 
 

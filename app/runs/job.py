@@ -18,9 +18,9 @@ from app.runs.preprocessing import Preprocessing, store_preprocessing
 from app.runs.slices import scored_labels, slice_columns, slice_faults
 from app.storage.artifacts import ArtifactStore
 from app.storage.encoders import SentenceEncoders
-from mtl_core.building import Limits, TaskReport, check_task, resolve_task, shared_fields
+from mtl_core.building.fields import FieldShape, FieldShapes
+from mtl_core.building.tasks import Limits, TaskReport, check_task, resolve_task, shared_fields
 from mtl_core.errors import Fault, SpecError, pointer_to
-from mtl_core.fields import FieldShape, FieldShapes
 from mtl_core.losses import LOSSES
 from mtl_core.preprocessing import (
     FieldPlan,

@@ -24,8 +24,8 @@ from app.runs.transitions import end, status_event
 from app.scores.service import add_scores
 from app.storage.artifacts import ArtifactStore, StoredTensors
 from app.storage.encoders import SentenceEncoders
-from mtl_core.building import Limits
-from mtl_core.scorer import Score
+from mtl_core.building.tasks import Limits
+from mtl_core.scoring.scorer import Score
 from mtl_core.specs import TaskSpec
 
 OVER = ("succeeded", "failed", "cancelled")

@@ -15,7 +15,7 @@ from app.db.tables import Split
 from app.storage.artifacts import ArtifactStore
 from app.storage.tables import Table
 from mtl_core.errors import TaskloomError
-from mtl_core.metrics import METRICS
+from mtl_core.scoring.metrics import METRICS
 from mtl_core.slicing import slice_fields, slice_masks
 from mtl_core.slicing.names import ind_task, pred_task, whole_slice, with_base
 from mtl_core.specs import TaskSpec

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db import tables
-from mtl_core.scorer import Score
+from mtl_core.scoring.scorer import Score
 
 
 def add_scores(session: Session, run: tables.Run, scores: Iterable[Score]) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.db.tables import ModelTask, Task
 from app.problems import Conflict, missing
-from mtl_core.building import Limits, TaskReport, canonical_task, check_task
+from mtl_core.building.tasks import Limits, TaskReport, canonical_task, check_task
 from mtl_core.specs import TaskSpec
 
 _REPORT = TypeAdapter(TaskReport)

@@ -43,7 +43,7 @@ from mtl_core import (
     load_module_weights,
     module_weights,
 )
-from mtl_core.building import build_tasks
+from mtl_core.building.tasks import build_tasks
 from mtl_core.data import is_labelled
 from mtl_core.slicing import slice_remap
 from mtl_core.training.priors import set_class_priors

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from mtl_core.classifier import MultitaskClassifier
 from mtl_core.data import DictDataLoader, DictDataset
-from mtl_core.scorer import Scorer
+from mtl_core.model.classifier import MultitaskClassifier
+from mtl_core.scoring.scorer import Scorer
 from mtl_core.slicing.labels import Array, add_slice_labels
 from mtl_core.slicing.names import ind_task, pred_task, with_base
 from mtl_core.slicing.tasks import convert_to_slice_tasks

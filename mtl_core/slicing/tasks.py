@@ -8,7 +8,7 @@ from typing import cast
 from torch import nn
 
 from mtl_core.errors import TaskloomError
-from mtl_core.scorer import Scorer
+from mtl_core.scoring.scorer import Scorer
 from mtl_core.slicing.combiner import SliceCombinerModule
 from mtl_core.slicing.names import (
     BASE,

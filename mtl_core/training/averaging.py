@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from mtl_core.classifier import MultitaskClassifier
+from mtl_core.model.classifier import MultitaskClassifier
 
 
 class WeightAverage:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mtl_core.classifier import MultitaskClassifier
 from mtl_core.errors import TaskloomError
 from mtl_core.files import written_whole
+from mtl_core.model.classifier import MultitaskClassifier
 from mtl_core.training.config import CheckpointerConfig
 from mtl_core.training.watched_metrics import WatchedMetric
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from mtl_core.classifier import MultitaskClassifier
-from mtl_core.devices import map_tensors, to_device
 from mtl_core.losses import BinaryCrossEntropy, CrossEntropy, Loss
-from mtl_core.plan import FieldInput, NodeInput
+from mtl_core.model.classifier import MultitaskClassifier
+from mtl_core.model.devices import map_tensors, to_device
+from mtl_core.model.plan import FieldInput, NodeInput
 from mtl_core.task import WEIGHTS, LossFunction
 
 

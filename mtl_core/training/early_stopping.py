@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from mtl_core.classifier import MultitaskClassifier
+from mtl_core.model.classifier import MultitaskClassifier
 from mtl_core.training.config import TrainerConfig
 from mtl_core.training.patience import Evaluation, Patience
 from mtl_core.training.watched_metrics import WatchedMetric

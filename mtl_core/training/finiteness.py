@@ -10,8 +10,8 @@ from typing import Literal
 
 import torch
 
-from mtl_core.classifier import MultitaskClassifier
 from mtl_core.errors import NonFiniteLossError
+from mtl_core.model.classifier import MultitaskClassifier
 
 
 @dataclass(frozen=True)

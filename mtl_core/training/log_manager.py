@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mtl_core.classifier import MultitaskClassifier
+from mtl_core.model.classifier import MultitaskClassifier
 from mtl_core.training.checkpointer import Checkpointer
 from mtl_core.training.config import LogManagerConfig
 from mtl_core.training.log_writers import LogWriter

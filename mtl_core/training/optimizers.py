@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn, optim
 
-from mtl_core.classifier import MultitaskClassifier
 from mtl_core.errors import TaskloomError
+from mtl_core.model.classifier import MultitaskClassifier
 from mtl_core.training.config import TrainerConfig
 
 ParameterGroup = dict[str, Any]

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import torch
 
-from mtl_core.classifier import MultitaskClassifier
+from mtl_core.model.classifier import MultitaskClassifier
+from mtl_core.model.weights import load_module_weights, module_weights
 from mtl_core.training.config import EarlyStoppingConfig
 from mtl_core.training.watched_metrics import WatchedMetric
-from mtl_core.weights import load_module_weights, module_weights
 
 
 class Evaluation:

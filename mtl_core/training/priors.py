@@ -8,9 +8,9 @@ from typing import cast
 import torch
 from torch import nn
 
-from mtl_core.classifier import MultitaskClassifier
 from mtl_core.data import Batch, DictDataLoader, is_given
 from mtl_core.losses import BinaryCrossEntropy, CrossEntropy, Huber, Loss, MeanAbsoluteError, MeanSquaredError
+from mtl_core.model.classifier import MultitaskClassifier
 from mtl_core.task import LossFunction
 
 # A class or answer that no label has counts half a label: the logarithm of nothing is no number.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from mtl_core.classifier import MultitaskClassifier
+from mtl_core.model.classifier import MultitaskClassifier
 from mtl_core.training.averaging import WeightAverage
 from mtl_core.training.finiteness import BatchPosition, FinitenessGuard, non_finite_gradients
 from mtl_core.training.precision import Precision

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from mtl_core.classifier import MultitaskClassifier
 from mtl_core.errors import TaskloomError
+from mtl_core.model.classifier import MultitaskClassifier
 from mtl_core.training.averaging import WeightAverage
 from mtl_core.training.config import TrainerConfig
 from mtl_core.training.distillation import Teacher

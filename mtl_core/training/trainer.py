@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from mtl_core.classifier import MultitaskClassifier
 from mtl_core.data import Batch, DictDataLoader, XDict, YDict
-from mtl_core.task_loss import mean_loss
+from mtl_core.model.classifier import MultitaskClassifier
+from mtl_core.model.task_loss import mean_loss
 from mtl_core.training.averaging import WeightAverage
 from mtl_core.training.batch_schedules import BATCH_SCHEDULERS, Scheduler
 from mtl_core.training.checkpointer import Checkpointer

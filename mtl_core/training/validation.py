@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mtl_core.classifier import MultitaskClassifier
 from mtl_core.data import DictDataLoader
-from mtl_core.evaluation import LOSS_METRIC
+from mtl_core.model.classifier import MultitaskClassifier
+from mtl_core.model.evaluation import LOSS_METRIC
 
 
 def validate(model: MultitaskClassifier, loaders: Sequence[DictDataLoader], split: str) -> dict[str, float]:

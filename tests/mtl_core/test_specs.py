@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mtl_core import SpecError
-from mtl_core.building import Limits, canonical_task, check_task
+from mtl_core.building.tasks import Limits, canonical_task, check_task
 from mtl_core.modules import MODULES
 from mtl_core.specs import FieldSpec, OperationSpec, TaskSpec
 

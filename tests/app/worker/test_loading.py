@@ -25,7 +25,7 @@ from app.storage.encoders import SentenceEncoders
 from app.storage.tables import write_table
 from app.worker.loading import SplitLoader
 from mtl_core import DictDataset
-from mtl_core.building import Limits
+from mtl_core.building.tasks import Limits
 from mtl_core.preprocessing import columns_from_records
 from mtl_core.specs import TaskSpec
 from mtl_core.task import WEIGHTS

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from mtl_core import SpecError
-from mtl_core.building import Limits, check_task
+from mtl_core.building.tasks import Limits, check_task
 from mtl_core.losses import LOSSES
-from mtl_core.metrics import METRICS
 from mtl_core.modules import MODULES, build_module, canonical_module, count_layers
 from mtl_core.outputs import OUTPUTS
+from mtl_core.scoring.metrics import METRICS
 from mtl_core.specs import TaskSpec
 
 from .cases import CASES, Case, N

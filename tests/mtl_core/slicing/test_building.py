@@ -17,7 +17,7 @@ from mtl_core import (
     Trainer,
     module_weights,
 )
-from mtl_core.building import (
+from mtl_core.building.tasks import (
     Limits,
     build_tasks,
     canonical_task,

@@ -17,7 +17,7 @@ from mtl_core import (
     Task,
     Trainer,
 )
-from mtl_core.weights import module_weights
+from mtl_core.model.weights import module_weights
 
 TASKS = ("early", "late")
 

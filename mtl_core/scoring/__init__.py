@@ -1,0 +1,1 @@
+"""How predictions are judged: metrics, scorers, and arrays of labels."""
