@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 
@@ -14,12 +14,29 @@ from mtl_core.errors import TaskloomError
 from mtl_core.losses import Loss
 from mtl_core.model.task_loss import mean_loss, task_loss
 from mtl_core.scoring.scorer import NO_LABEL, Score
-
-if TYPE_CHECKING:
-    from mtl_core.model.classifier import MultitaskClassifier
+from mtl_core.task import Task
 
 LOSS_METRIC = "loss"
 """The metric under which a task's loss on a split is reported."""
+
+
+class Predictor(Protocol):
+    """What is evaluated: the part of a :class:`~mtl_core.MultitaskClassifier` that predicts."""
+
+    name: str
+    tasks: dict[str, Task]
+    remap_labels: dict[str, str | None]
+
+    @property
+    def task_names(self) -> list[str]:
+        """The tasks' names."""
+        ...
+
+    def infer(
+        self, X_dict: Mapping[str, Any], task_names: Iterable[str], kinds: Sequence[str] = ...
+    ) -> dict[str, dict[str, Any]]:
+        """Predict a batch: for each task, by kind, tensors ``[n, …]`` on the CPU."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +61,7 @@ class SplitPredictions:
 
 
 def tasks_of_labels(
-    model: MultitaskClassifier, label_names: Iterable[str], remap_labels: Mapping[str, str | None] | None
+    model: Predictor, label_names: Iterable[str], remap_labels: Mapping[str, str | None] | None
 ) -> dict[str, str]:
     """Say along which task's path each label set is predicted.
 
@@ -74,7 +91,7 @@ def tasks_of_labels(
 
 
 def predict_split(
-    model: MultitaskClassifier,
+    model: Predictor,
     loader: DictDataLoader,
     remap_labels: Mapping[str, str | None] | None,
     kinds: Sequence[str],
@@ -110,7 +127,7 @@ def predict_split(
 
 
 def score_split(
-    model: MultitaskClassifier,
+    model: Predictor,
     loader: DictDataLoader,
     remap_labels: Mapping[str, str | None] | None,
     with_loss: bool,
@@ -134,7 +151,7 @@ def score_split(
 
 
 def _loss(
-    model: MultitaskClassifier, task_name: str, logits: torch.Tensor, golds: torch.Tensor
+    model: Predictor, task_name: str, logits: torch.Tensor, golds: torch.Tensor
 ) -> tuple[float, int, str | None]:
     # Of the split at once: batches of several sizes, or with class weights, have no mean of their means.
     labelled = is_labelled(golds)
