@@ -78,7 +78,14 @@ def load_optimizer_state(optimizer: optim.Optimizer, state: OptimizerState) -> N
         if tensor.ndim:
             _check_same(list(parameters[indices[name]].shape), list(tensor.shape), f"shape of '{key}'")
         parts.setdefault(indices[name], {})[part] = tensor
-    groups = [{**theirs, "params": group["params"]} for theirs, group in zip(state.groups, ours, strict=True)]
+    groups = [
+        # JSON has no tuples.
+        {
+            key: tuple(value) if isinstance(fresh.get(key), tuple) else value
+            for key, value in {**saved, "params": fresh["params"]}.items()
+        }
+        for saved, fresh in zip(state.groups, ours, strict=True)
+    ]
     optimizer.load_state_dict({"state": parts, "param_groups": groups})
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def test_training_goes_on_to_the_bit_from_what_was_saved(tmp_path: Path, setting
     steps(model, optimizer, 1)
     save_training_state(tmp_path / "trainer", config, optimizer)
     weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    groups = copy.deepcopy(optimizer.state_dict()["param_groups"])
     steps(model, optimizer, 2)
 
     read, state = read_training_state(tmp_path / "trainer")
@@ -51,6 +53,7 @@ def test_training_goes_on_to_the_bit_from_what_was_saved(tmp_path: Path, setting
     other, other_optimizer = start(read, seed=5)
     other.load_state_dict(weights)
     load_optimizer_state(other_optimizer, state)
+    assert other_optimizer.state_dict()["param_groups"] == groups
     steps(other, other_optimizer, 2)
     after, other_after = module_weights(model), module_weights(other)
     assert all(torch.equal(after[key], other_after[key]) for key in after)
