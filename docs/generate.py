@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.catalogue import column_types
-from app.runs.schemas import ModuleSource, TrainIn
+from app.runs.schemas import ModuleSource, ScoreIn, TrainIn
 from app.settings import Settings
 from mtl_core.losses import LOSSES
 from mtl_core.modules import MODULES
@@ -152,6 +152,11 @@ def option_groups() -> list[tuple[str, str, list[Option]]]:
             "Run",
             "The body of `POST /v1/models/{model}/runs`.",
             [option for option in run if option not in trainer],
+        ),
+        (
+            "Scoring",
+            "The body of `POST /v1/models/{model}/versions/{version}/scores`.",
+            list(_options(ScoreIn)),
         ),
         ("Module source", "An entry of a run's `init_modules`.", list(_options(ModuleSource))),
         ("Trainer", "Within a run's `trainer`; a dot leads into a nested object.", trainer),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,9 +52,9 @@ class SplitRef(BaseModel):
     sha256: str
     rows: int
     tasks: list[str]
-    """Tasks of the model that it labels."""
+    """Its label sets, each for the task of its name unless the job says otherwise."""
     labels: dict[str, LabelRef]
-    """Its labels for them."""
+    """What they look like."""
     fields: list[str]
     """Fields that these tasks read."""
     weights: str | None
@@ -87,6 +87,8 @@ class Job(BaseModel):
     """Version to start from."""
     weights: list[WeightsRef] = []
     """Where modules take their weights from; all others start anew."""
+    remap_labels: dict[str, str] = {}
+    """Label set → the task along whose path it is scored, where that is not the task of its name."""
     frozen: list[str] = []
     """Modules that stay as they are because only the new ones are to be trained."""
 
@@ -131,6 +133,7 @@ def plan_job(
     limits: Limits,
     given: Preprocessing,
     train_split: str | None = None,
+    remap_labels: Mapping[str, str | None] | None = None,
 ) -> Job:
     """Check that datasets suit tasks, fit how raw columns become fields, and pin all of it.
 
@@ -143,15 +146,25 @@ def plan_job(
         limits: What a spec may ask for.
         given: What was fitted before; it goes on as it is for every field that it has.
         train_split: The split to fit all other fields on; None: there is nothing to fit on.
+        remap_labels: Label set → the task that it is for, None to leave it out; default: each is for the task of its
+            name.
 
     Raises:
-        Invalid: At the dataset that is unknown, labels none of the tasks, lacks a field that they read, or whose
+        Invalid: At the label set that is mapped to no task of the model or is in no dataset, or at the dataset that is unknown, labels none of the tasks, lacks a field that they read, or whose
             shapes or labels do not suit them.
     """
     by_name = {spec.name: spec for spec in specs}
     reports = {spec.name: check_task(spec, limits) for spec in specs}
-    checks = _Checks(store, encoders, by_name, reports, shared_fields(reports), limits, given, train_split)
-    faults: list[Fault] = []
+    remap = dict(remap_labels or {})
+    checks = _Checks(
+        store, encoders, by_name, reports, shared_fields(reports), limits, given, train_split, remap
+    )
+    faults = [
+        Fault(pointer_to("remap_labels", label), f"there is no task '{task}'; there are {sorted(by_name)}")
+        for label, task in remap.items()
+        if task is not None and task not in by_name
+    ]
+    seen: set[str] = set()
     used: list[tuple[int, list[Split]]] = []
     for i, wanted in enumerate(datasets):
         name, _, number = wanted.partition("@")
@@ -163,11 +176,17 @@ def plan_job(
         except NotFound as error:
             faults.append(Fault(pointer_to("datasets", i), error.detail))
             continue
+        seen.update(label for split in version.splits for label in split.labels)
         labelled = [split for split in version.splits if checks.labelled(split)]
         if not labelled:
             detail = f"dataset '{name}' labels none of the tasks {sorted(by_name)}"
             faults.append(Fault(pointer_to("datasets", i), detail))
         used.append((i, labelled))
+    faults += [
+        Fault(pointer_to("remap_labels", label), f"none of the datasets has labels '{label}'")
+        for label in remap
+        if label not in seen
+    ]
     checks.fit([split for _, splits in used for split in splits])
     for check in (checks.data_faults, checks.task_faults):
         if not faults:
@@ -183,6 +202,7 @@ def plan_job(
         splits=[checks.pinned(split) for _, splits in used for split in splits],
         fields=checks.field_refs(),
         preprocessing=store_preprocessing(store, checks.preprocessing()),
+        remap_labels={label: task for label, task in remap.items() if task is not None},
     )
 
 
@@ -198,6 +218,7 @@ class _Checks:
     limits: Limits
     given: Preprocessing
     train_split: str | None
+    remap: dict[str, str | None]
     fitted: dict[str, FittedField] = field(default_factory=dict[str, FittedField])
     class_names: dict[str, list[bool | int | str]] = field(default_factory=dict[str, Any])
     _resolved: dict[str, TaskSpec] = field(default_factory=dict[str, TaskSpec])
@@ -205,8 +226,10 @@ class _Checks:
     _misfits: list[str] = field(default_factory=list[str])
     _summaries: dict[tuple[str, str], PartSummary] = field(default_factory=dict[tuple[str, str], PartSummary])
 
-    def labelled(self, split: Split) -> list[str]:
-        return [task for task in split.labels if task in self.specs]
+    def labelled(self, split: Split) -> dict[str, str]:
+        """Return the split's label sets that count, each with the task that it is for."""
+        tasks = {label: self.remap.get(label, label) for label in split.labels}
+        return {label: task for label, task in tasks.items() if task is not None and task in self.specs}
 
     def fit(self, splits: Sequence[Split]) -> None:
         """Fit every field that is not given: on the train splits, and on no other row."""
@@ -218,9 +241,8 @@ class _Checks:
             elif holders:
                 self._fit(name, holders)
         for task in self.specs:
-            lists = [
-                n for s in splits if task in s.labels and (n := s.labels[task]["class_names"]) is not None
-            ]
+            known = [s.labels[label] for s in splits for label, of in self.labelled(s).items() if of == task]
+            lists = [names for label in known if (names := label["class_names"]) is not None]
             before = self.given.class_names.get(task)
             if lists or before:
                 self.class_names[task] = _common(lists, before, is_fixed=self.train_split is None)
@@ -247,10 +269,10 @@ class _Checks:
         """Yield what keeps a split's columns from being what the tasks read."""
         where = _where(split)
         yield from self._misfits
-        for task in self.labelled(split):
+        for label, task in self.labelled(split).items():
             for name in self.reports[task].fields:
                 yield from (f"{where} {fault}" for fault in self._field_faults(task, name, split))
-            names, known = split.labels[task]["class_names"], self.class_names.get(task)
+            names, known = split.labels[label]["class_names"], self.class_names.get(task)
             if (names is None) != (known is None):
                 forms = (_shown(names), _shown(known))
                 yield f"{where} has the classes {forms[0]} for task '{task}', which are {forms[1]} elsewhere"
@@ -262,9 +284,9 @@ class _Checks:
     def task_faults(self, split: Split) -> Iterator[str]:
         """Yield what keeps a split's fields and labels from going through the tasks."""
         where = _where(split)
-        for task in self.labelled(split):
-            yield from (f"{where}: {fault}" for fault in self._label_faults(task, split.labels[task]))
-            if self.specs[task].slices:
+        for label, task in self.labelled(split).items():
+            yield from (f"{where}: {fault}" for fault in self._label_faults(task, split.labels[label]))
+            if self.specs[task].slices and label == task:
                 yield from (
                     f"{where}: {fault}" for fault in slice_faults(self.store, self.specs[task], split)
                 )
@@ -284,18 +306,20 @@ class _Checks:
         return self._resolved[task]
 
     def pinned(self, split: Split) -> SplitRef:
-        tasks = self.labelled(split)
+        task_of = self.labelled(split)
+        tasks = dict.fromkeys(task_of.values())
+        sliced = [self.specs[task] for label, task in task_of.items() if label == task]
         return SplitRef(
             dataset=split.dataset,
             version=split.version,
             split=split.name,
             sha256=split.sha256,
             rows=split.rows,
-            tasks=tasks,
-            labels={task: self._label(task, split.labels[task]) for task in tasks},
+            tasks=list(task_of),
+            labels={label: self._label(task, split.labels[label]) for label, task in task_of.items()},
             fields=list(dict.fromkeys(name for task in tasks for name in self.reports[task].fields)),
             weights=split.weights["column"] if split.weights else None,
-            slice_columns=slice_columns([self.specs[task] for task in tasks], split),
+            slice_columns=slice_columns(sliced, split),
             parts=datasets_service.parts_of(split),
         )
 
@@ -315,7 +339,7 @@ class _Checks:
         return Preprocessing(fields=self.fitted, class_names=self.class_names)
 
     def _reads(self, split: Split, name: str) -> bool:
-        return any(name in self.reports[task].fields for task in self.labelled(split))
+        return any(name in self.reports[task].fields for task in self.labelled(split).values())
 
     def _fitted_shapes(self) -> FieldShapes:
         return {

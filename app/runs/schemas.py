@@ -118,7 +118,12 @@ class TrainIn(
 class ScoreIn(In, json_schema_extra=shown_as({"datasets": ["circleDataset"]})):
     """A scoring to be done."""
 
-    datasets: Annotated[list[DatasetRef], Field(min_length=1, max_length=1000)]
+    datasets: Annotated[list[DatasetRef], Field(min_length=1, max_length=1000, examples=[["circleDataset"]])]
+    """What to score on: all splits of these datasets that carry labels of the version's tasks."""
+    remap_labels: dict[Name, Name | None] = Field(
+        default={}, max_length=1000, examples=[{"old_circle_labels": "circle_task", "square_task": None}]
+    )
+    """Label set → the task along whose path it is scored, in place of the one of its name; null leaves it out."""
 
 
 class ProgressOut(Out):

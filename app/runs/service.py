@@ -86,7 +86,9 @@ def enqueue_scoring(
     """
     specs = [TaskSpec.model_validate(spec) for spec in version.tasks]
     given = load_preprocessing(store, version.preprocessing)
-    job = plan_job(session, store, encoders, specs, request.datasets, limits, given)
+    job = plan_job(
+        session, store, encoders, specs, request.datasets, limits, given, remap_labels=request.remap_labels
+    )
     run = _enqueue(session, "score", model, request.model_dump(mode="json"), job)
     run.model_version = version.number
     return run

@@ -146,7 +146,7 @@ class SplitLoader:
         slices = {spec.name: spec.slices for spec in self._job.tasks}
         for task, label in ref.labels.items():
             forms[_Y + task] = (label.dtype, label.shape)
-            for part in with_base(part.name for part in slices[task]) if slices[task] else []:
+            for part in with_base(part.name for part in slices[task]) if slices.get(task) else []:
                 forms[_Y + ind_task(task, part)] = ("int64", [])
                 forms[_Y + pred_task(task, part)] = (label.dtype, label.shape)
                 if part != BASE:

@@ -137,7 +137,7 @@ class _Execution:
         finally:
             if config.logging:
                 self._keep_log(folder)
-        reporter.flush()
+        reporter.finish()
 
         scores = model.evaluate(_scoring_loaders(datasets))
         weights = self.store.put_tensors(module_weights(model))
@@ -179,7 +179,7 @@ class _Execution:
 
 def _model_of(job: Job, name: str, seed: int | None = None) -> MultitaskClassifier:
     model = MultitaskClassifier(build_tasks(job.tasks, seed), name=name)
-    model.remap_labels.update(slice_remap(job.tasks))
+    model.remap_labels.update(slice_remap(job.tasks) | job.remap_labels)
     return model
 
 
@@ -225,6 +225,7 @@ class _Reporter(FitListener):
         # The pace counts from the first batch on, which takes many times as long as those after it.
         self._first: tuple[float, Progress] | None = None
         self._reported = time.monotonic()
+        self._is_over = False
 
     def on_batch(self, progress: Progress) -> None:
         self._progress = progress
@@ -261,6 +262,11 @@ class _Reporter(FitListener):
         if status == "cancelling":
             raise RunCancelledError
 
+    def finish(self) -> None:
+        """Report for the last time: training may have ended before its last epoch."""
+        self._is_over = True
+        self.flush()
+
     def _progress_now(self) -> dict[str, float | int | None] | None:
         if self._progress is None or self._first is None:
             return None
@@ -273,8 +279,11 @@ class _Reporter(FitListener):
             "n_steps": now.n_steps,
             "fraction": now.step / now.n_steps,
             "examples_per_s": round((now.points - first.points) / seconds, 1) if steps else None,
-            "eta_s": round((now.n_steps - now.step) * seconds / steps, 2) if steps else None,
+            "eta_s": self._eta(now, seconds / steps) if steps else None,
         }
+
+    def _eta(self, now: Progress, step_seconds: float) -> float:
+        return 0.0 if self._is_over else round((now.n_steps - now.step) * step_seconds, 2)
 
 
 def _threads(settings: Settings) -> int:

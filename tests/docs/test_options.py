@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, TypeAdapter
 
-from app.runs.schemas import ModuleSource, TrainIn
+from app.runs.schemas import ModuleSource, ScoreIn, TrainIn
 from mtl_core.specs import FieldSpec, OperationSpec, Predicate, SliceSpec, TaskSpec
 from tests.docs.pages import ROOT
 
@@ -33,6 +33,7 @@ _SHAPES: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
     "Field": (FieldSpec, {"shape": [1]}),
     "Slice": (SliceSpec, {"name": "s", "where": {"mask": "m"}}),
     "Run": (TrainIn, {"datasets": ["d"]}),
+    "Scoring": (ScoreIn, {"datasets": ["d"]}),
     "Module source": (ModuleSource, {}),
     "Trainer": (TrainIn, {"datasets": ["d"]}),
 }

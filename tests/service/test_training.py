@@ -221,6 +221,37 @@ def test_slices_of_a_table(services: Services) -> None:
     world.api.ended(scoring["id"])
 
 
+def test_labels_are_scored_along_another_tasks_path(shapes: Shapes) -> None:
+    shapes.make("circle", "square")
+    both = [shapes.dataset("circle"), shapes.dataset("square")]
+    version = shapes.api.train(shapes.model, both, n_epochs=2)
+    scores = f"/v1/models/{shapes.model}/versions/{version}/scores"
+    name, round_ = f"other-{shapes.suffix}", f"round-{shapes.suffix}"
+    split = shapes.split("circle", "test", 32, seed=9)
+    labels = split["Y_dict"][shapes.task("circle")]
+    split |= {"name": name, "Y_dict": {round_: labels, shapes.task("circle"): labels}}
+    shapes.api.post("/v1/datasets", split)
+
+    remap: dict[str, str | None] = {round_: shapes.task("circle"), shapes.task("circle"): None}
+    run = shapes.api.post(scores, {"datasets": [name], "remap_labels": remap}, 202)["id"]
+    shapes.api.ended(run)
+    (score,) = shapes.api.get("/v1/scores", run=run)["items"]
+    assert (score["task"], score["dataset"], score["n"]) == (round_, name, 32)
+    plain = shapes.api.post(scores, {"datasets": [name]}, 202)["id"]
+    shapes.api.ended(plain)
+    (own,) = shapes.api.get("/v1/scores", run=plain)["items"]
+    assert (own["task"], own["value"]) == (shapes.task("circle"), score["value"])
+
+    def refused(**remap_labels: Any) -> tuple[str, str]:
+        body = {"datasets": [name], "remap_labels": remap_labels}
+        problem = check_problem(shapes.api.call("POST", scores, 422, json=body))
+        return problem["errors"][0]["pointer"], problem["detail"]
+
+    assert refused(**{round_: "nobody"})[0] == f"/remap_labels/{round_}"
+    pointer, detail = refused(nothing=shapes.task("circle"))
+    assert (pointer, "has labels 'nothing'" in detail) == ("/remap_labels/nothing", True)
+
+
 def test_slices_that_no_column_tells_are_refused(services: Services) -> None:
     world = People(services.start("sqlite").api)
     world.register(people(60))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -48,6 +49,39 @@ def test_runs_of_before_there_were_uploads_stay_readable(empty_db: Database) -> 
         command.downgrade(config, "0001")
     migrations.upgrade(empty_db.engine)
     assert migrations.pending(empty_db.engine) is None
+
+
+def test_a_run_that_waits_says_afterwards_which_weights_it_starts_from(empty_db: Database) -> None:
+    config = migrations.alembic_config()
+    now = "'2026-01-02 03:04:05'"
+
+    def task(name: str, **pool: Any) -> dict[str, Any]:
+        return {"name": name, "module_pool": pool}
+
+    before = [task("t", trunk={"type": "ReLU"}, t_head={"type": "Tanh"})]
+    after = [task("u", trunk={"type": "ReLU"}, u_head={"type": "Tanh"}), task("t", t_head={"type": "SiLU"})]
+    runs = {"run_1": (before, None, f"{now}"), "run_2": (after, 1, "NULL"), "run_3": (after, None, "NULL")}
+    with empty_db.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        connection.execute(text(f"INSERT INTO models (name, created_at) VALUES ('m', {now})"))
+        for name, (tasks, init_from, finished) in runs.items():
+            job = {"tasks": tasks, "splits": [], "fields": {}, "preprocessing": "", "init_from": init_from}
+            columns = "id, model, kind, status, request, job, attempt, events, fence, created_at, finished_at"
+            values = f"'{name}', 'm', 'train', 'queued', '{{}}', :job, 0, 0, 0, {now}, {finished}"
+            connection.execute(
+                text(f"INSERT INTO runs ({columns}) VALUES ({values})"), {"job": json.dumps(job)}
+            )
+        columns = "model, number, run, tasks, fields, parameters, sha256, bytes, created_at"
+        values = f"'m', 1, 'run_1', :tasks, '{{}}', 0, 'abc', 0, {now}"
+        connection.execute(
+            text(f"INSERT INTO versions ({columns}) VALUES ({values})"), {"tasks": json.dumps(before)}
+        )
+    migrations.upgrade(empty_db.engine)
+    with empty_db.read() as session:
+        jobs = {name: session.get_one(Run, name).job for name in runs}
+    weights = {"model": "m", "version": 1, "sha256": "abc", "modules": {"trunk": "trunk"}}
+    assert [jobs[name].get("weights") for name in runs] == [None, [weights], None]
 
 
 def test_a_database_that_is_behind_says_what_to_do(empty_db: Database) -> None:
