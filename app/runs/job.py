@@ -150,8 +150,9 @@ def plan_job(
             name.
 
     Raises:
-        Invalid: At the label set that is mapped to no task of the model or is in no dataset, or at the dataset that is unknown, labels none of the tasks, lacks a field that they read, or whose
-            shapes or labels do not suit them.
+        Invalid: At the label set that is mapped to no task of the model or is in no dataset; or at the dataset that
+            is unknown, labels none of the tasks, lacks a field that they read, or whose shapes or labels do not suit
+            them.
     """
     by_name = {spec.name: spec for spec in specs}
     reports = {spec.name: check_task(spec, limits) for spec in specs}
