@@ -15,8 +15,9 @@ from app.models import service as models
 from app.problems import Conflict, Invalid, NotFound, missing
 from app.runs import events, lease
 from app.runs.initial import find_start
-from app.runs.job import Job, plan_job
+from app.runs.job import Job
 from app.runs.lease import Claim
+from app.runs.planning import plan_job
 from app.runs.preprocessing import Preprocessing, load_preprocessing
 from app.runs.schemas import MetricPoint, ScoreIn, TrainIn
 from app.runs.trainer_config import check_settings
