@@ -7,9 +7,7 @@ from pydantic import BaseModel
 from app.datasets.parts import Part
 from app.runs.initial import WeightsRef
 from app.runs.slices import scored_labels
-from mtl_core.preprocessing import (
-    FittedLabel,
-)
+from mtl_core.preprocessing import FittedLabel
 from mtl_core.slicing import slice_remap
 from mtl_core.specs import DType, TaskSpec
 
