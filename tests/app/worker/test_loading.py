@@ -18,7 +18,8 @@ from app.datasets.ingest import Ingested, Source, ingest_source
 from app.datasets.schemas import DatasetIn
 from app.db.session import Database
 from app.problems import Invalid
-from app.runs.job import Job, plan_job
+from app.runs.job import Job
+from app.runs.planning import plan_job
 from app.runs.preprocessing import Preprocessing, load_preprocessing
 from app.storage.artifacts import ArtifactStore
 from app.storage.encoders import SentenceEncoders
