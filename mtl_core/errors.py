@@ -67,8 +67,8 @@ class NonFiniteLossError(TaskloomError):
         epoch: int,
         step: int,
         value: float,
-        batch: int = 0,
-        what: str = "loss",
+        batch: int,
+        what: str,
     ) -> None:
         super().__init__(
             f"the {what} of task '{task_name}' is {value} on batch {batch} of dataset '{dataset}'"

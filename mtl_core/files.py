@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and tensors in them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
+
+import safetensors
+import torch
+
+from mtl_core.errors import TaskloomError
 
 
 @contextmanager
@@ -36,3 +42,22 @@ def written_whole(path: str | os.PathLike[str]) -> Generator[Path]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors of a safetensors file by name, and its metadata.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        TaskloomError: If it is another kind of file.
+    """
+    name = os.fspath(path)
+    try:
+        # safetensors types its handle only in part.
+        with cast("Any", safetensors.safe_open(name, framework="pt")) as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 The handle is no mapping.
+            return tensors, file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise TaskloomError(
+            f"'{name}' is no safetensors file ({error}); pickled ones are not read"
+        ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -32,33 +31,14 @@ class WeightsRef(BaseModel):
     """The training's module → the version's."""
 
 
-@dataclass(frozen=True)
-class Start:
-    """What a training starts from.
-
-    Attributes:
-        weights: Where modules take their weights from.
-        modules: All modules of the training.
-    """
-
-    weights: list[WeightsRef]
-    modules: list[str]
-
-    @property
-    def new(self) -> list[str]:
-        """The modules that start with random weights."""
-        given = {name for ref in self.weights for name in ref.modules}
-        return [name for name in self.modules if name not in given]
-
-
 def find_start(
     session: Session,
     model: Model,
     specs: Sequence[TaskSpec],
     base: Version | None,
     wanted: Mapping[str, ModuleSource],
-) -> Start:
-    """Say which modules start from which weights.
+) -> tuple[list[WeightsRef], list[str]]:
+    """Say which modules start from which weights; all others start from random ones.
 
     Args:
         session: The transaction.
@@ -66,6 +46,9 @@ def find_start(
         specs: Its tasks, every size filled in.
         base: The version that modules are taken from unless they are in ``wanted``, as far as it has them unchanged.
         wanted: Modules that are taken from elsewhere.
+
+    Returns:
+        Where modules take their weights from, and the names of all modules of the training.
 
     Raises:
         Invalid: If a wanted module, or where it should come from, is not there, or the two are built differently.
@@ -95,14 +78,14 @@ def find_start(
     if faults:
         raise Invalid(f"{faults[0].pointer}: {faults[0].detail}", faults)
     if base is not None:
-        before = _modules_of_version(base)
+        before = of_version(base)
         kept = [
             name
             for name, module in modules.items()
             if name not in wanted and name in before and difference(module, before[name]) is None
         ]
         weights.insert(0, _weights(base, {name: name for name in kept}))
-    return Start(weights, list(modules))
+    return weights, list(modules)
 
 
 def _version_of(session: Session, model: Model, source: ModuleSource) -> Version:

@@ -56,18 +56,16 @@ def enqueue_training(
     job = plan_job(session, store, encoders, specs, request.datasets, limits, given, train_split)
     if not any(ref.split == train_split for ref in job.splits):
         raise Invalid.at("/datasets", f"none of the datasets has the train split '{train_split}' with labels")
-    start = find_start(session, model, job.tasks, base, request.init_modules)
-    frozen: list[str] = []
-    if request.train == "new":
-        frozen = [name for name in start.modules if name not in start.new]
+    weights, modules = find_start(session, model, job.tasks, base, request.init_modules)
+    frozen = [name for ref in weights for name in ref.modules] if request.train == "new" else []
     keys = job.logged_keys(train_split, request.trainer.valid_split)
-    check_settings(request.trainer, start.modules, frozen, keys)
+    check_settings(request.trainer, modules, frozen, keys)
     return _enqueue(
         session,
         "train",
         model,
         request.model_dump(mode="json"),
-        job.model_copy(update={"init_from": init_from, "weights": start.weights, "frozen": frozen}),
+        job.model_copy(update={"init_from": init_from, "weights": weights, "frozen": frozen}),
     )
 
 

@@ -17,7 +17,7 @@ from app.storage.tables import Table
 from mtl_core.errors import TaskloomError
 from mtl_core.scoring.metrics import METRICS
 from mtl_core.slicing import slice_fields, slice_masks
-from mtl_core.slicing.names import ind_task, pred_task, whole_slice, with_base
+from mtl_core.slicing.names import slice_label_sets
 from mtl_core.specs import TaskSpec
 
 _TRIED_ROWS = 64
@@ -39,21 +39,19 @@ def slice_columns(specs: Sequence[TaskSpec], split: Split) -> dict[str, str]:
 def scored_labels(spec: TaskSpec) -> dict[str, list[str]]:
     """Return the label sets that a task is scored on, its slices' among them, each with the names of its metrics."""
     metrics = [METRICS.arguments(metric)[0] for metric in spec.metrics]
-    labels = {spec.name: metrics}
-    for name in [part.name for part in spec.slices]:
-        labels |= {whole_slice(spec.name, name): metrics}
-    for name in with_base(part.name for part in spec.slices) if spec.slices else []:
-        labels |= {ind_task(spec.name, name): ["f1"], pred_task(spec.name, name): metrics}
-    return labels
+    kinds = slice_label_sets(spec.name, (part.name for part in spec.slices))
+    return {spec.name: metrics} | {
+        label: ["f1"] if kind == "indicator" else metrics for label, kind in kinds.items()
+    }
 
 
 def slice_faults(store: ArtifactStore, spec: TaskSpec, split: Split) -> Iterator[str]:
     """Yield what keeps a task's slices from being told apart in a split, as its first rows show it."""
     columns = slice_columns([spec], split)
     parts = datasets.parts_of(split)
+    schemas = [Table(store.path(part.table, verify=False)).schema for part in parts if columns]
     for field, column in columns.items():
-        for part in parts:
-            schema = Table(store.path(part.table, verify=False)).schema
+        for schema in schemas:
             if schema.get_field_index(column) < 0:
                 yield f"a slice of task '{spec.name}' reads '{field}', of which there is no column"
                 return

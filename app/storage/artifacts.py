@@ -12,11 +12,11 @@ import time
 from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
-import safetensors
 import safetensors.torch
 import torch
+
+from mtl_core.files import read_tensors
 
 _SCRATCH = ".scratch-"
 _LOCK = "lock"
@@ -124,9 +124,8 @@ class ArtifactStore:
         Raises:
             DamagedArtifactError: If the artifact is missing or was altered.
         """
-        # safetensors types its handle only in part.
-        with cast("Any", safetensors.safe_open(self.path(sha256), framework="pt")) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        tensors, _ = read_tensors(self.path(sha256))
+        return tensors
 
     def path(self, sha256: str, verify: bool = True) -> Path:
         """Return the path of an artifact.

@@ -22,7 +22,7 @@ from app.storage.encoders import SentenceEncoders
 from mtl_core import DictDataset
 from mtl_core.mapped import ArrayWriter, MappedDataset
 from mtl_core.slicing import slice_labels, slice_masks
-from mtl_core.slicing.names import BASE, ind_task, pred_task, whole_slice, with_base
+from mtl_core.slicing.names import slice_label_sets
 from mtl_core.task import WEIGHTS
 
 Array = NDArray[Any]
@@ -143,14 +143,11 @@ class SplitLoader:
             forms[_X + name] = (self._job.fields[name].dtype, self._preprocessing.fields[name].shape)
         if ref.weights:
             forms[_X + WEIGHTS] = ("float32", [])
-        slices = {spec.name: spec.slices for spec in self._job.tasks}
+        slices = {spec.name: [part.name for part in spec.slices] for spec in self._job.tasks}
         for task, label in ref.labels.items():
             forms[_Y + task] = (label.dtype, label.shape)
-            for part in with_base(part.name for part in slices[task]) if slices.get(task) else []:
-                forms[_Y + ind_task(task, part)] = ("int64", [])
-                forms[_Y + pred_task(task, part)] = (label.dtype, label.shape)
-                if part != BASE:
-                    forms[_Y + whole_slice(task, part)] = (label.dtype, label.shape)
+            for name, kind in slice_label_sets(task, slices.get(task, [])).items():
+                forms[_Y + name] = ("int64", []) if kind == "indicator" else (label.dtype, label.shape)
         return {name: (np.dtype(dtype), tuple(shape)) for name, (dtype, shape) in forms.items()}
 
 

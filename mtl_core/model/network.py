@@ -89,13 +89,18 @@ class TaskNetwork(nn.Module):
 
     def own_modules(self, task_name: str) -> list[str]:
         """Return the names of the modules on a task's path that share no weight with any other task's path."""
-        others = {name for other in self.tasks if other != task_name for name in self.modules_of(other)}
+        self._check_tasks([task_name])
+        return self.modules_apart([task_name], [other for other in self.tasks if other != task_name])
+
+    def modules_apart(self, task_names: Iterable[str], others: Iterable[str]) -> list[str]:
+        """Return the names of the modules on some tasks' paths that share no weight with the paths of others."""
+        in_use = {name for other in others for name in self.modules_of(other)}
         # One tensor may stand under several names.
-        shared = {id(parameter) for name in others for parameter in self.module_pool[name].parameters()}
+        shared = {id(parameter) for name in in_use for parameter in self.module_pool[name].parameters()}
         return [
             name
-            for name in self.modules_of(task_name)
-            if name not in others and not shared & {id(p) for p in self.module_pool[name].parameters()}
+            for name in dict.fromkeys(name for task in task_names for name in self.modules_of(task))
+            if name not in in_use and not shared & {id(p) for p in self.module_pool[name].parameters()}
         ]
 
     def add_task(self, task: Task) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import cast
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
 from mtl_core.errors import TaskloomError
-from mtl_core.files import written_whole
+from mtl_core.files import read_tensors, written_whole
 from mtl_core.model.network import TaskNetwork
 
 
@@ -89,14 +88,7 @@ def load_weights(model: TaskNetwork, path: str | os.PathLike[str]) -> None:
         TaskloomError: If it is no safetensors file, or does not hold just the tensors of the model's modules.
     """
     name = os.fspath(path)
-    try:
-        # safetensors types its handle only in part.
-        with cast("Any", safetensors.safe_open(name, framework="pt")) as file:
-            weights: dict[str, torch.Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise TaskloomError(
-            f"'{name}' is no safetensors file ({error}); pickled ones are not read"
-        ) from error
+    weights, _ = read_tensors(name)
     if strange := sorted({_module_of(key) for key in weights} - set(model.module_pool)):
         raise TaskloomError(
             f"'{name}' has a module '{strange[0]}', which the model lacks; it has {sorted(model.module_pool)}"

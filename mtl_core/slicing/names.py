@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal
 
 BASE: Final = "base"
 """The slice to which every example belongs."""
@@ -32,6 +32,23 @@ def ind_task(task_name: str, slice_name: str) -> str:
 def pred_task(task_name: str, slice_name: str) -> str:
     """Return the name of a slice's predictor task."""
     return f"{whole_slice(task_name, slice_name)}_pred"
+
+
+LabelSetKind = Literal["indicator", "predictor", "whole"]
+
+
+def slice_label_sets(task_name: str, slice_names: Iterable[str]) -> dict[str, LabelSetKind]:
+    """Return the names of all label sets that slices bring, none where there are none, each with its kind.
+
+    What is ``whole`` is scored along the base task's path; the others are for the tasks of their names.
+    """
+    names = list(slice_names)
+    kinds: dict[str, LabelSetKind] = {}
+    for name in with_base(names) if names else []:
+        kinds |= {ind_task(task_name, name): "indicator", pred_task(task_name, name): "predictor"}
+        if name != BASE:
+            kinds[whole_slice(task_name, name)] = "whole"
+    return kinds
 
 
 def master_combiner(task_name: str) -> str:

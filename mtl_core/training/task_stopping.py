@@ -127,17 +127,8 @@ class TaskStopper:
 
     def _freeze_all_but(self, task_names: Iterable[str]) -> list[str]:
         """Freeze what the tasks do not use of the modules of those that have peaked, and return its names."""
-        pool = self._model.module_pool
-        in_use = {name for task in task_names for name in self._model.modules_of(task)}
-        # One tensor may stand under several names.
-        shared = {id(parameter) for name in in_use for parameter in pool[name].parameters()}
-        unused = {
-            name
-            for task in self.peaked
-            for name in self._model.modules_of(task)
-            if name not in in_use and not shared & {id(parameter) for parameter in pool[name].parameters()}
-        }
-        kept = sorted(unused - set(self._frozen.names))
+        unused = self._model.modules_apart(self.peaked, task_names)
+        kept = sorted(set(unused) - set(self._frozen.names))
         self._frozen.freeze(kept)
         return kept
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import optim
 
-from mtl_core.errors import TaskloomError, first_line
-from mtl_core.files import written_whole
+from mtl_core.errors import TaskloomError
+from mtl_core.files import read_tensors, written_whole
 from mtl_core.training.config import TrainerConfig
 
 _FORMAT = "taskloom-trainer-1"
@@ -110,13 +108,7 @@ def read_training_state(path: str | os.PathLike[str]) -> tuple[TrainerConfig, Op
         TaskloomError: If it is another file.
         pydantic.ValidationError: If its settings are not those of this version.
     """
-    try:
-        opened: Any = safetensors.safe_open(path, "pt")
-        with opened as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
-            tensors: dict[str, torch.Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise TaskloomError(f"{os.fspath(path)} is no safetensors file: {first_line(error)}") from error
+    tensors, metadata = read_tensors(path)
     if metadata.get("format") != _FORMAT:
         raise TaskloomError(f"{os.fspath(path)} holds no trainer: it is not of the format {_FORMAT}")
     config = TrainerConfig.model_validate_json(metadata["settings"])

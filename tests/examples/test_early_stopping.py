@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
-import torch
 
 from examples import early_stopping
-
-
-@pytest.fixture
-def _one_thread() -> Iterator[None]:
-    # More threads than idle cores would make these small layers many times slower.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("_one_thread")
