@@ -161,6 +161,7 @@ class Model(Base):
     __tablename__ = "models"
 
     name: Mapped[str] = mapped_column(Name, primary_key=True)
+    architecture: Mapped[Json | None]  # the short form that its own tasks were made from, as the client gave it
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     tasks: Mapped[list[ModelTask]] = relationship(
         order_by="ModelTask.position", cascade="all, delete-orphan", passive_deletes=True
@@ -171,23 +172,28 @@ class Model(Base):
 
 
 class ModelTask(Base):
-    """A task's place in a model."""
+    """A task's place in a model: a registered one, or the model's own, which its architecture makes."""
 
     __tablename__ = "model_tasks"
 
     model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"), primary_key=True)
-    task: Mapped[str] = mapped_column(ForeignKey("tasks.name"), primary_key=True, index=True)
+    task: Mapped[str] = mapped_column(Name, primary_key=True)
     position: Mapped[int]
-    task_row: Mapped[Task] = relationship()
+    registered: Mapped[str | None] = mapped_column(ForeignKey("tasks.name"), index=True)  # null: its own
+    outline: Mapped[Json | None]  # of its own: kind, labels and head, as the client gave them
+    spec: Mapped[Json | None]  # of its own
+    report: Mapped[Json | None]  # of its own
+    task_row: Mapped[Task | None] = relationship()
 
 
 class Run(Base):
-    """One training or scoring of a model, and its lease while a worker has it."""
+    """One training or scoring of a model, or a search over trainings, and its lease while a worker has it."""
 
     __tablename__ = "runs"
     __table_args__ = (Index("ix_runs_status_id", "status", "id"), Index("ix_runs_model_id", "model", "id"))
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
+    parent: Mapped[str | None] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)  # a search
     model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"))
     kind: Mapped[str] = mapped_column(String(16))
     status: Mapped[str] = mapped_column(String(16))
@@ -196,6 +202,8 @@ class Run(Base):
     progress: Mapped[Json | None]
     error: Mapped[Json | None]
     model_version: Mapped[int | None]
+    result: Mapped[Json | None]  # what it found that is no version: of a search's child, its weights and scores
+    verdict: Mapped[Json | None]  # what sharing gained or lost for each task
     log: Mapped[str | None] = mapped_column(Sha256)  # artifact: the files that its log writer wrote
     attempt: Mapped[int] = mapped_column(default=0)
     events: Mapped[int] = mapped_column(default=0)  # how many run_events there are

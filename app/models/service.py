@@ -36,7 +36,9 @@ def create(session: Session, name: str, tasks: Sequence[str], limits: Limits) ->
         return existing, False
     check_together(rows, limits)
     model = Model(
-        name=name, tasks=[ModelTask(task_row=task, position=i) for i, task in enumerate(rows)], aliases=[]
+        name=name,
+        tasks=[ModelTask(task=task.name, task_row=task, position=i) for i, task in enumerate(rows)],
+        aliases=[],
     )
     session.add(model)
     session.flush()
@@ -69,7 +71,7 @@ def put_task(session: Session, model: Model, task: str, limits: Limits) -> bool:
         raise Invalid.at("/task", f"there is no task '{task}'")
     check_together([*(link.task_row for link in model.tasks), row], limits)
     position = 1 + max(link.position for link in model.tasks)
-    model.tasks.append(ModelTask(task_row=row, position=position))
+    model.tasks.append(ModelTask(task=task, task_row=row, position=position))
     session.flush()
     return True
 

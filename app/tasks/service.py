@@ -56,7 +56,7 @@ def remove(session: Session, task: Task) -> None:
     Raises:
         Conflict: If a model uses it.
     """
-    users = session.scalars(select(ModelTask.model).where(ModelTask.task == task.name).limit(5)).all()
+    users = session.scalars(select(ModelTask.model).where(ModelTask.registered == task.name).limit(5)).all()
     if users:
         raise Conflict(f"task '{task.name}' is in use by model {', '.join(map(repr, users))}")
     session.delete(task)

@@ -11,6 +11,7 @@ import torch
 
 from mtl_core.data import DictDataLoader, YDict, is_labelled
 from mtl_core.model import evaluation
+from mtl_core.model.cut import Cut
 from mtl_core.model.devices import ClassifierConfig, call, gpus_beside, map_tensors, to_device
 from mtl_core.model.network import TaskNetwork
 from mtl_core.model.output_dict import OutputDict
@@ -90,7 +91,7 @@ class MultitaskClassifier(TaskNetwork):
         return OutputDict(fields, computed, operations)
 
     def calculate_loss(
-        self, X_dict: Mapping[str, Any], Y_dict: YDict
+        self, X_dict: Mapping[str, Any], Y_dict: YDict, cut: Cut | None = None
     ) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
         """Return each task's loss over its labelled examples, and how many those were.
 
@@ -98,6 +99,8 @@ class MultitaskClassifier(TaskNetwork):
             X_dict: Fields by name, ``[n, …]``; under ``"_weights_"`` one weight for each example, float32 ``[n]`` and
                 at least 0, by which the losses are averaged; default: all 1.
             Y_dict: Labels by task name, ``[n]`` or ``[n, …]``; tasks that the model lacks are ignored.
+            cut: Takes in the representation that the labelled tasks share, where the graph of the losses then begins;
+                default: the graph is whole.
 
         Returns:
             Scalar loss by task and count of labelled examples by task; a task with none appears in neither.
@@ -110,7 +113,7 @@ class MultitaskClassifier(TaskNetwork):
         weights = example_weights(X_dict)
         labelled = {name: is_labelled(labels) for name, labels in Y_dict.items() if name in self.tasks}
         labelled = {name: mask for name, mask in labelled.items() if bool(mask.any())}
-        computed = self._compute(self._fields(X_dict), labelled)
+        computed = self._compute(self._fields(X_dict), labelled, cut)
         losses = {
             name: task_loss(
                 self.tasks[name], computed[self.plan.output_node(name)], Y_dict[name], mask, weights
@@ -238,10 +241,12 @@ class MultitaskClassifier(TaskNetwork):
     def _fields(self, X_dict: Mapping[str, Any]) -> dict[str, Any]:
         return to_device({name: values for name, values in X_dict.items() if name != WEIGHTS}, self.device)
 
-    def _compute(self, fields: Mapping[str, Any], task_names: Iterable[str]) -> dict[int, Any]:
+    def _compute(
+        self, fields: Mapping[str, Any], task_names: Iterable[str], cut: Cut | None = None
+    ) -> dict[int, Any]:
         gpus = gpus_beside(self.device) if self.config.dataparallel else []
         return self.plan.run(
-            fields, task_names, lambda name, inputs: call(self.module_pool[name], inputs, gpus)
+            fields, task_names, lambda name, inputs: call(self.module_pool[name], inputs, gpus), cut
         )
 
     def _predicted(self, name: str, computed: Mapping[int, Any], kinds: Sequence[str]) -> dict[str, Any]:

@@ -6,13 +6,15 @@ Their names play no part: names belong to tasks, and two tasks may use one name 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from mtl_core.errors import MODULE_FAILURES, OperationError, TaskloomError
+from mtl_core.model.cut import Cut
 from mtl_core.task import INPUT, OpInput, Task
 
 
@@ -119,6 +121,7 @@ class ExecutionPlan:
         X_dict: Mapping[str, Any],
         task_names: Iterable[str],
         call: Callable[[str, list[Any]], Any],
+        cut: Cut | None = None,
     ) -> dict[int, Any]:
         """Run what the tasks need, each distinct operation once.
 
@@ -126,6 +129,7 @@ class ExecutionPlan:
             X_dict: The batch's fields by name.
             task_names: Whose outputs are wanted.
             call: ``(module name, inputs) → output``.
+            cut: Takes in what operations of several of the tasks hand on to those of one alone; default: none is cut.
 
         Returns:
             Output by node.
@@ -133,17 +137,37 @@ class ExecutionPlan:
         Raises:
             OperationError: If an operation fails, naming it, its task and its module.
         """
+        names = list(task_names)
+        shared = self._shared(names) if cut else set[int]()
+        ends = self._ends(names, shared)
+        uncut: dict[int, Any] = {}
         outputs: dict[int, Any] = {}
-        for index in self.schedule(task_names):
+        for index in self.schedule(names):
             node = self.nodes[index]
             try:
-                inputs = [_value(source, X_dict, outputs) for source in node.sources]
-                outputs[index] = call(node.module_name, inputs)
+                read = uncut if index in shared else outputs
+                inputs = [_value(source, X_dict, read) for source in node.sources]
+                uncut[index] = outputs[index] = call(node.module_name, inputs)
             except MODULE_FAILURES as error:
                 task_name, op_name = self.origins[index]
                 kind = "" if isinstance(error, TaskloomError) else f"{type(error).__name__}: "
                 raise OperationError(task_name, op_name, node.module_name, f"{kind}{error}") from error
+            if cut and index in ends:
+                outputs[index] = cut.through(uncut[index])
         return outputs
+
+    def _shared(self, task_names: Sequence[str]) -> set[int]:
+        """Return the nodes that two of the tasks or more need."""
+        uses = Counter(node for name in task_names for node in self._needed[name])
+        return {node for node, n in uses.items() if n > 1}
+
+    def _ends(self, task_names: Sequence[str], shared: set[int]) -> set[int]:
+        """Return those of the shared nodes that a node of one task reads, or that a task ends in."""
+        if not shared:
+            return set()
+        own = (node for node in self.schedule(task_names) if node not in shared)
+        read = {needed for node in own for needed in self.nodes[node].needs()}
+        return shared & (read | {self.output_node(name) for name in task_names})
 
 
 def _source(entry: OpInput, nodes_by_op: Mapping[str, int]) -> Source:

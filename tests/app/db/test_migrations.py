@@ -97,3 +97,31 @@ def test_processes_that_migrate_at_once_take_turns(empty_db: Database) -> None:
         list(threads.map(lambda _: migrations.upgrade(empty_db.engine), range(4)))
     assert migrations.pending(empty_db.engine) is None
     assert {"runs", "scores"} <= set(inspect(empty_db.engine).get_table_names())
+
+
+def test_models_keep_their_registered_tasks_when_models_may_have_tasks_of_their_own(
+    empty_db: Database,
+) -> None:
+    config = migrations.alembic_config()
+    now = "'2026-01-02 03:04:05'"
+    rows = text("SELECT task, position FROM model_tasks WHERE model = 'm' ORDER BY position")
+    with empty_db.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+        connection.execute(text(f"INSERT INTO models (name, created_at) VALUES ('m', {now})"))
+        for position, task in enumerate(["b", "a"]):
+            columns = "tasks (name, spec, report, created_at)"
+            connection.execute(text(f"INSERT INTO {columns} VALUES ('{task}', '{{}}', '{{}}', {now})"))
+            connection.execute(text(f"INSERT INTO model_tasks VALUES ('m', '{task}', {position})"))
+    migrations.upgrade(empty_db.engine)
+    with empty_db.engine.connect() as connection:
+        assert [tuple(row) for row in connection.execute(rows)] == [("b", 0), ("a", 1)]
+        referred = connection.execute(text("SELECT registered FROM model_tasks ORDER BY position")).scalars()
+        assert list(referred) == ["b", "a"]
+
+    with empty_db.engine.begin() as connection:
+        own = "model_tasks (model, task, position, spec, report)"
+        connection.execute(text(f"INSERT INTO {own} VALUES ('m', 'own', 2, '{{}}', '{{}}')"))
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0003")
+        assert [tuple(row) for row in connection.execute(rows)] == [("b", 0), ("a", 1)]
