@@ -202,7 +202,7 @@ def _training_loaders(datasets: Sequence[DictDataset], config: RunTrainerConfig)
         DictDataLoader(
             dataset,
             batch_size=config.batch_size,
-            shuffle=dataset.split == config.train_split and config.batch_scheduler == "shuffled",
+            shuffle=dataset.split == config.train_split and config.batch_scheduler != "sequential",
         )
         for dataset in datasets
         if dataset.split in (config.train_split, config.valid_split, config.test_split)

@@ -1,17 +1,29 @@
-"""Batch schedules: in which order a training epoch draws from its loaders."""
+"""Batch schedules: in which order a training epoch draws from its loaders, and what makes one step."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 
 import torch
 
 from mtl_core.data import Batch, DictDataLoader
+from mtl_core.training.config import BatchSchedulerConfig, TrainerConfig
+
+Draw = tuple[Batch, DictDataLoader]
+"""A batch, and the loader that it came from."""
 
 
 class Scheduler(ABC):
-    """Draws every batch of every loader exactly once an epoch, in some order."""
+    """Says from which loader each batch of an epoch comes; a loader that is drawn from again when it is through
+    starts anew.
+
+    Attributes:
+        progress: How much of the training lies behind, from 0 in its first epoch to 1 in its last; default 0.
+    """
+
+    progress: float = 0.0
 
     @abstractmethod
     def order(self, lengths: Sequence[int]) -> list[int]:
@@ -21,14 +33,38 @@ class Scheduler(ABC):
             lengths: Each loader's number of batches.
 
         Returns:
-            Indices of loaders, ``sum(lengths)`` of them, loader ``i`` occurring ``lengths[i]`` times.
+            Indices of loaders that have a batch.
         """
 
-    def get_batches(self, dataloaders: Sequence[DictDataLoader]) -> Iterator[tuple[Batch, DictDataLoader]]:
-        """Yield one epoch's batches, each with the loader that it came from."""
+    def steps(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Return which loaders the batches of each step of an epoch come from: by default one batch makes a step.
+
+        Args:
+            lengths: Each loader's number of batches.
+        """
+        return [[index] for index in self.order(lengths)]
+
+    def n_steps(self, lengths: Sequence[int]) -> int:
+        """Return how many steps an epoch has; the same in every epoch."""
+        return sum(lengths)
+
+    def get_steps(self, dataloaders: Sequence[DictDataLoader]) -> Iterator[list[Draw]]:
+        """Yield the batches of each step of one epoch, each with the loader that it came from."""
         batches = [iter(loader) for loader in dataloaders]
-        for index in self.order([len(loader) for loader in dataloaders]):
-            yield next(batches[index]), dataloaders[index]
+        for indices in self.steps([len(loader) for loader in dataloaders]):
+            step: list[Draw] = []
+            for index in indices:
+                batch = next(batches[index], None)
+                if batch is None:
+                    batches[index] = iter(dataloaders[index])
+                    batch = next(batches[index])
+                step.append((batch, dataloaders[index]))
+            yield step
+
+    def get_batches(self, dataloaders: Sequence[DictDataLoader]) -> Iterator[Draw]:
+        """Yield one epoch's batches, each with the loader that it came from."""
+        for step in self.get_steps(dataloaders):
+            yield from step
 
 
 class SequentialScheduler(Scheduler):
@@ -48,7 +84,84 @@ class ShuffledScheduler(Scheduler):
         return [sequential[int(position)] for position in torch.randperm(len(sequential))]
 
 
-BATCH_SCHEDULERS: dict[str, type[Scheduler]] = {
-    "shuffled": ShuffledScheduler,
-    "sequential": SequentialScheduler,
+class RoundRobinScheduler(Scheduler):
+    """Loaders in turn, one batch each; those that are through are passed over."""
+
+    def order(self, lengths: Sequence[int]) -> list[int]:
+        """Return 0, 1, 2 … again and again, each loader as often as it has batches."""
+        rounds = zip_longest(*([index] * length for index, length in enumerate(lengths)))
+        return [index for turn in rounds for index in turn if index is not None]
+
+
+class ProportionalScheduler(Scheduler):
+    """Loaders drawn at random, each with a chance of its number of batches to the power of ``1 / temperature``.
+
+    As many batches as there are make an epoch, but a small loader's may come several times and a large one's not at
+    all: with temperature 1 loaders come in proportion to their size, with a high one all alike (Arivazhagan et al.,
+    2019, https://arxiv.org/abs/1907.05019).
+
+    Args:
+        temperature: See above; at least 1, default 1.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        self.temperature = temperature
+
+    def order(self, lengths: Sequence[int]) -> list[int]:
+        """Return loaders drawn by torch's random generator, ``sum(lengths)`` of them."""
+        chances = torch.tensor(lengths, dtype=torch.float64) ** (1 / self.temperature)
+        # 0 ** 0 is 1, but of an empty loader there is nothing to draw.
+        chances[torch.tensor(lengths) == 0] = 0
+        return [int(index) for index in torch.multinomial(chances, sum(lengths), replacement=True)]
+
+
+class AnnealedScheduler(Scheduler):
+    """Loaders drawn at random, by their size at first and ever more alike (Stickland and Murray, 2019).
+
+    The chance of a loader is its number of batches to a power that falls evenly, epoch by epoch, from 1 to
+    ``final_exponent`` (https://arxiv.org/abs/1902.02671, section 4.4).
+
+    Args:
+        final_exponent: The power in the last epoch; range [0, 1], default 0.2.
+    """
+
+    def __init__(self, final_exponent: float = 0.2) -> None:
+        self.final_exponent = final_exponent
+
+    def order(self, lengths: Sequence[int]) -> list[int]:
+        """Return loaders drawn by torch's random generator, ``sum(lengths)`` of them."""
+        exponent = 1 - (1 - self.final_exponent) * self.progress
+        temperature = 1 / exponent if exponent else torch.inf
+        return ProportionalScheduler(temperature).order(lengths)
+
+
+class JointScheduler(Scheduler):
+    """A batch of every loader makes one step, so that all tasks are looked at together; shorter loaders start anew."""
+
+    def order(self, lengths: Sequence[int]) -> list[int]:
+        """Return all loaders that have a batch, again and again, until the longest is through."""
+        return [index for step in self.steps(lengths) for index in step]
+
+    def steps(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Return for every step all loaders that have a batch."""
+        filled = [index for index, length in enumerate(lengths) if length]
+        return [filled] * self.n_steps(lengths)
+
+    def n_steps(self, lengths: Sequence[int]) -> int:
+        """Return the number of batches of the longest loader."""
+        return max(lengths, default=0)
+
+
+_SCHEDULERS: dict[str, Callable[[BatchSchedulerConfig], Scheduler]] = {
+    "shuffled": lambda _: ShuffledScheduler(),
+    "sequential": lambda _: SequentialScheduler(),
+    "round_robin": lambda _: RoundRobinScheduler(),
+    "proportional": lambda settings: ProportionalScheduler(settings.temperature),
+    "annealed": lambda settings: AnnealedScheduler(settings.final_exponent),
+    "joint": lambda _: JointScheduler(),
 }
+
+
+def build_scheduler(config: TrainerConfig) -> Scheduler:
+    """Return the schedule that ``config.batch_scheduler`` names."""
+    return _SCHEDULERS[config.batch_scheduler](config.batch_scheduler_config)

@@ -141,6 +141,25 @@ class LRSchedulerConfig(Settings):
     """Used by ``plateau``."""
 
 
+class BatchSchedulerConfig(Settings):
+    """Settings of the batch schedule that is chosen by ``batch_scheduler``."""
+
+    temperature: Annotated[float, Field(strict=True, ge=1, le=1e6)] = 1.0
+    """Used by ``proportional``: 1 draws loaders in proportion to their batches, a high one all alike."""
+    final_exponent: _Fraction = 0.2
+    """Used by ``annealed``: to which power of a loader's batches its chance has fallen in the last epoch; it starts at
+    1."""
+
+
+class DiagnosisConfig(Settings):
+    """When the gradients of tasks are compared."""
+
+    times: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 20
+    """How often, evenly spread over the training and beginning with its first step."""
+    at_steps: Annotated[list[_Count], Field(max_length=10_000)] = Field(default=[], examples=[[0, 100, 1000]])
+    """Before which steps, counted from 0, in place of ``times``."""
+
+
 class LogManagerConfig(Settings):
     """How often losses are logged and the validation split is scored."""
 
@@ -249,8 +268,19 @@ class TrainerConfig(Settings):
     to ``min_lr``; up and down again; or by a factor whenever a metric stops improving."""
     lr_scheduler_config: LRSchedulerConfig = LRSchedulerConfig()
     """Warm-up, floor and settings of each schedule."""
-    batch_scheduler: Literal["shuffled", "sequential"] = "shuffled"
-    """Order of batches over all loaders: mixed at random, or one loader after the other."""
+    batch_scheduler: Literal["shuffled", "sequential", "round_robin", "proportional", "annealed", "joint"] = (
+        "shuffled"
+    )
+    """Order of batches over all loaders: mixed at random; one loader after the other; in turn; drawn by their size;
+    drawn by their size at first, and ever more alike; or a batch of each makes one step, shorter loaders starting
+    anew."""
+    batch_scheduler_config: BatchSchedulerConfig = BatchSchedulerConfig()
+    """Settings of the schedules that draw."""
+    diagnosis: _Flag = False
+    """Whether to compare the tasks' gradients on the modules that they share: which tasks pull against one another,
+    and where, and how large a share each has in losses and gradients."""
+    diagnosis_config: DiagnosisConfig = DiagnosisConfig()
+    """When."""
     log_manager_config: LogManagerConfig = LogManagerConfig()
     """When to log and evaluate."""
     checkpointing: _Flag = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -16,10 +16,10 @@ from mtl_core.model.classifier import MultitaskClassifier
 
 @dataclass(frozen=True)
 class BatchPosition:
-    """Where in a training a batch stands.
+    """Where in a training a batch stands, or those that are drawn together.
 
     Attributes:
-        dataset: The dataset that it came from.
+        dataset: The dataset that it came from, or all of them.
         epoch: The epoch, from 0.
         batch: Its number in the epoch, from 0.
         step: Its number in the whole training, from 0.
@@ -29,6 +29,10 @@ class BatchPosition:
     epoch: int
     batch: int
     step: int
+
+    def of(self, dataset: str) -> BatchPosition:
+        """Return the position of one dataset's batch among those that are drawn together."""
+        return replace(self, dataset=dataset)
 
 
 class FinitenessGuard:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 
 from mtl_core.data import DictDataLoader, is_labelled
+from mtl_core.model.task_loss import mean_loss
+from mtl_core.task import Task
+from mtl_core.training.step_losses import BatchLosses
 
 
 class RunningLosses:
@@ -33,6 +36,12 @@ class RunningLosses:
         key = self._key(task, dataset)
         self._sums[key] += loss * count
         self._counts[key] += count
+
+    def add_step(self, batches: Iterable[BatchLosses], tasks: Mapping[str, Task]) -> None:
+        """Add what the tasks in training lost on the batches of a step."""
+        for batch in batches:
+            for task, count in batch.counts.items():
+                self.add(task, batch.dataset, mean_loss(tasks[task], batch.values[task], count), count)
 
     def metrics(self) -> dict[str, float]:
         """Return the mean loss of each task and dataset, and of all as ``model/all/<split>/loss``."""

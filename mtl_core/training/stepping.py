@@ -24,6 +24,9 @@ class Stepper:
         guard: Looks at the gradients.
         grad_clip: Greatest norm of all gradients together; 0 for none.
         average: Takes in the weights after every step.
+
+    Attributes:
+        optimizer: See above.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class Stepper:
         average: WeightAverage | None = None,
     ) -> None:
         self._model = model
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._precision = precision
         self._guard = guard
         self._grad_clip = grad_clip
@@ -75,13 +78,13 @@ class Stepper:
             return
         scaler = self._precision.scaler
         norm = self._norm / (self._gathered * scaler.get_scale())
-        scaler.unscale_(self._optimizer)
+        scaler.unscale_(self.optimizer)
         if self._gathered > 1:
             for gradient in self._gradients():
                 gradient.div_(self._gathered)
         if self._grad_clip:
             nn.utils.clip_grads_with_norm_(self._model.parameters(), self._grad_clip, norm)
-        scaler.step(self._optimizer)
+        scaler.step(self.optimizer)
         scaler.update()
         self._forget()
         if self._average is not None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from mtl_core.data import Batch, DictDataLoader, XDict, YDict
+from mtl_core.data import DictDataLoader
 from mtl_core.model.classifier import MultitaskClassifier
-from mtl_core.model.task_loss import mean_loss
 from mtl_core.training.averaging import WeightAverage
-from mtl_core.training.batch_schedules import BATCH_SCHEDULERS, Scheduler
+from mtl_core.training.batch_schedules import Draw, Scheduler, build_scheduler
 from mtl_core.training.checkpointer import Checkpointer
 from mtl_core.training.config import TrainerConfig
+from mtl_core.training.diagnosis import Diagnosis
 from mtl_core.training.early_stopping import ModelStopper, NoStopper, Stopper
 from mtl_core.training.finiteness import BatchPosition, FinitenessGuard
 from mtl_core.training.freezing import FrozenModules, freezing
@@ -30,6 +31,7 @@ from mtl_core.training.priors import set_class_priors
 from mtl_core.training.progress import FitListener, Progress
 from mtl_core.training.running_losses import RunningLosses, labelled_pairs
 from mtl_core.training.splits import train_and_valid
+from mtl_core.training.step_losses import batch_losses, n_examples, task_losses
 from mtl_core.training.stepping import Stepper
 from mtl_core.training.task_stopping import TaskStopper
 from mtl_core.training.training_state import (
@@ -39,6 +41,32 @@ from mtl_core.training.training_state import (
     save_training_state,
 )
 from mtl_core.training.validation import validate
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """What one ``fit`` works with."""
+
+    model: MultitaskClassifier
+    listener: FitListener
+    n_steps: int
+    losses: RunningLosses
+    precision: Precision
+    guard: FinitenessGuard
+    average: WeightAverage | None
+    stepper: Stepper
+    stopper: Stopper
+    diagnosis: Diagnosis | None
+
+    def take_in(self, draws: Sequence[Draw], position: BatchPosition) -> None:
+        """Compute the losses of some batches and gather their gradient, unless a loss is not finite."""
+        self.guard.before(self.model)
+        with self.precision.autocast():
+            batches = batch_losses(self.model, self.stopper, draws)
+            losses = task_losses(self.model.tasks, batches)
+        if all(self.guard.passes("loss", batch.values, position.of(batch.dataset)) for batch in batches):
+            self.losses.add_step(batches, self.model.tasks)
+            self.stepper.add(losses, position)
 
 
 class Trainer:
@@ -58,7 +86,9 @@ class Trainer:
         log_writer: Writes the log; None without ``logging``.
         checkpointer: Saves checkpoints; None without ``checkpointing``.
         metrics: The last value of all that was logged, by key.
-        n_batches_per_epoch: Batches of an epoch.
+        affinities: The mean cosine of each two tasks' gradients on the modules that they share, by their names in
+            alphabetical order; empty without ``diagnosis``.
+        n_batches_per_epoch: Batches of an epoch; those that ``joint`` draws together count as one.
         warmup_steps: Batches of the warm-up.
 
     Raises:
@@ -78,6 +108,7 @@ class Trainer:
         self.log_writer: LogWriter | None = None
         self.checkpointer: Checkpointer | None = None
         self.metrics: dict[str, float] = {}
+        self.affinities: dict[tuple[str, str], float] = {}
         self._resumed: OptimizerState | None = None
 
     def fit(
@@ -105,59 +136,36 @@ class Trainer:
         with _seeded(config.seed), freezing(model, config.frozen_modules) as frozen:
             if config.class_prior_bias:
                 _tell(listener, set_class_priors(model, train_loaders))
-            optimizer = self._prepare(model, train_loaders)
-            tasks_and_datasets = labelled_pairs(train_loaders, model.tasks)
-            losses = RunningLosses(config.train_split, tasks_and_datasets)
-            precision = Precision(config.precision, model.device)
-            guard = FinitenessGuard(config.non_finite, config.max_skipped, listener.on_log)
-            average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
-            stepper = Stepper(model, optimizer, precision, guard, config.grad_clip, average)
-            stopper = self._stopper(model, [task for task, _ in tasks_and_datasets], frozen, average)
-            n_steps = config.n_epochs * self.n_batches_per_epoch
-
-            with self._log_kept(), self._progress_bar(n_steps) as bar:
+            loop = self._prepare(model, train_loaders, listener, frozen)
+            with self._log_kept(), self._progress_bar(loop.n_steps) as bar:
                 frozen.train()
-                for position, (X_dict, Y_dict) in self._batches(train_loaders):
+                for position, draws in self._steps(train_loaders):
                     rate = self.lr_scheduler.rate(position.step)
-                    set_learning_rate(optimizer, rate)
-
-                    guard.before(model)
-                    with precision.autocast():
-                        task_losses, counts = _losses(model, stopper, X_dict, Y_dict)
-                    values = {task: loss.item() for task, loss in task_losses.items()}
-                    if guard.passes("loss", values, position):
-                        for task, count in counts.items():
-                            losses.add(
-                                task,
-                                position.dataset,
-                                mean_loss(model.tasks[task], values[task], count),
-                                count,
-                            )
-                        stepper.add(task_losses, position)
+                    set_learning_rate(loop.stepper.optimizer, rate)
+                    if loop.diagnosis and loop.diagnosis.is_due(position.step):
+                        self._log(found := loop.diagnosis.measure(config.train_split))
+                        listener.on_metrics(self._progress(loop), found)
+                    loop.take_in(draws, position)
                     if self._ends_a_step(position):
-                        stepper.step()
+                        loop.stepper.step()
 
-                    self.log_manager.update(len(next(iter(X_dict.values()))))
-                    progress = self._progress(n_steps)
+                    self.log_manager.update(n_examples(draws))
+                    progress = self._progress(loop)
                     listener.on_batch(progress)
                     bar.update()
-                    if self.log_manager.trigger_evaluation(last=progress.step == n_steps):
-                        metrics = losses.metrics() | guard.metrics(config.train_split)
-                        metrics[f"model/all/{config.train_split}/lr"] = rate
-                        losses.reset()
-                        with average.in_place() if average else nullcontext():
-                            metrics |= validate(model, valid_loaders, config.valid_split)
-                            self._log(model, metrics)
-                            listener.on_metrics(progress, metrics)
-                            stopper.hear(metrics)
+                    if self.log_manager.trigger_evaluation(last=progress.step == loop.n_steps):
+                        metrics = self._evaluate(loop, valid_loaders, progress, rate)
                         bar.set_postfix({key: f"{value:.3f}" for key, value in metrics.items()})
-                        _tell(listener, self._lower_rate(metrics, progress.step), stopper.act())
-                        if stopper.ended:
+                        _tell(listener, self._lower_rate(metrics, progress.step), loop.stopper.act())
+                        if loop.stopper.ended:
                             break
-                if average:
-                    average.apply()
+                if loop.average:
+                    loop.average.apply()
             self.log_manager.cleanup(model)
-            _tell(listener, stopper.finish())
+            _tell(listener, loop.stopper.finish())
+            if loop.diagnosis:
+                self.affinities = loop.diagnosis.affinities
+                _tell(listener, loop.diagnosis.summary())
             model.eval()
 
     def save(self, trainer_path: str | os.PathLike[str]) -> None:
@@ -199,20 +207,26 @@ class Trainer:
         self.config, self.optimizer = config, optimizer
 
     def _prepare(
-        self, model: MultitaskClassifier, train_loaders: Sequence[DictDataLoader]
-    ) -> torch.optim.Optimizer:
-        """Make what a training is made of, but for what the loop alone knows, and return the optimizer."""
+        self,
+        model: MultitaskClassifier,
+        train_loaders: Sequence[DictDataLoader],
+        listener: FitListener,
+        frozen: FrozenModules,
+    ) -> _Loop:
+        """Make all that a training is made of."""
         config, logging = self.config, self.config.log_manager_config
-        self.n_batches_per_epoch = sum(len(loader) for loader in train_loaders)
+        self.batch_scheduler = build_scheduler(config)
+        self.n_batches_per_epoch = self.batch_scheduler.n_steps([len(loader) for loader in train_loaders])
+        n_steps = config.n_epochs * self.n_batches_per_epoch
+        tasks_and_datasets = labelled_pairs(train_loaders, model.tasks)
+        task_names = list(dict.fromkeys(task for task, _ in tasks_and_datasets))
         self.optimizer = build_optimizer(config, parameter_groups(config, model))
         if self._resumed is not None:
             load_optimizer_state(self.optimizer, self._resumed)
             self._resumed = None
-        n_steps = config.n_epochs * self.n_batches_per_epoch
         self.lr_scheduler = LRSchedule(config, n_steps, self.n_batches_per_epoch)
         self.warmup_steps = self.lr_scheduler.warmup_steps
-        self.batch_scheduler = BATCH_SCHEDULERS[config.batch_scheduler]()
-        self.metrics = {}
+        self.metrics, self.affinities = {}, {}
         self.checkpointer = self.log_writer = None
         if config.checkpointing:
             self.checkpointer = Checkpointer(
@@ -224,7 +238,23 @@ class Trainer:
         self.log_manager = LogManager(
             self.n_batches_per_epoch, self.log_writer, self.checkpointer, **dict(logging)
         )
-        return self.optimizer
+        precision = Precision(config.precision, model.device)
+        guard = FinitenessGuard(config.non_finite, config.max_skipped, listener.on_log)
+        average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
+        stepper = Stepper(model, self.optimizer, precision, guard, config.grad_clip, average)
+        diagnosis = Diagnosis(config.diagnosis_config, model, train_loaders, n_steps)
+        return _Loop(
+            model=model,
+            listener=listener,
+            n_steps=n_steps,
+            losses=RunningLosses(config.train_split, tasks_and_datasets),
+            precision=precision,
+            guard=guard,
+            average=average,
+            stepper=stepper,
+            stopper=self._stopper(model, task_names, frozen, average),
+            diagnosis=diagnosis if config.diagnosis else None,
+        )
 
     def _stopper(
         self,
@@ -239,27 +269,48 @@ class Trainer:
             return ModelStopper(self.config, model)
         return TaskStopper(self.config, model, task_names, frozen, average)
 
-    def _batches(self, loaders: Sequence[DictDataLoader]) -> Iterator[tuple[BatchPosition, Batch]]:
-        """Yield the batches of all epochs."""
-        for epoch in range(self.config.n_epochs):
-            for number, (batch, loader) in enumerate(self.batch_scheduler.get_batches(loaders)):
+    def _steps(self, loaders: Sequence[DictDataLoader]) -> Iterator[tuple[BatchPosition, list[Draw]]]:
+        """Yield the batches of each step of all epochs."""
+        n_epochs = self.config.n_epochs
+        for epoch in range(n_epochs):
+            self.batch_scheduler.progress = epoch / max(1, n_epochs - 1)
+            for number, draws in enumerate(self.batch_scheduler.get_steps(loaders)):
                 step = epoch * self.n_batches_per_epoch + number
-                yield BatchPosition(loader.dataset.name, epoch, number, step), batch
+                datasets = " and ".join(loader.dataset.name for _, loader in draws)
+                yield BatchPosition(datasets, epoch, number, step), draws
 
     def _ends_a_step(self, position: BatchPosition) -> bool:
         done = position.batch + 1
         return done % self.config.accumulate_batches == 0 or done == self.n_batches_per_epoch
 
-    def _progress(self, n_steps: int) -> Progress:
+    def _progress(self, loop: _Loop) -> Progress:
         step, points = self.log_manager.batch_total, self.log_manager.point_total
-        return Progress(step // self.n_batches_per_epoch, self.config.n_epochs, step, n_steps, points)
+        return Progress(step // self.n_batches_per_epoch, self.config.n_epochs, step, loop.n_steps, points)
 
-    def _log(self, model: MultitaskClassifier, metrics: dict[str, float]) -> None:
-        """Write the metrics of an evaluation to the log, and a checkpoint if one is due."""
+    def _evaluate(
+        self, loop: _Loop, valid_loaders: Sequence[DictDataLoader], progress: Progress, rate: float
+    ) -> dict[str, float]:
+        """Score the validation split, write that to the log and tell whoever listens; return all metrics."""
+        split = self.config.train_split
+        metrics = loop.losses.metrics() | loop.guard.metrics(split) | {f"model/all/{split}/lr": rate}
+        loop.losses.reset()
+        with loop.average.in_place() if loop.average else nullcontext():
+            metrics |= validate(loop.model, valid_loaders, self.config.valid_split)
+            self._log(metrics)
+            self._checkpoint(loop.model, metrics)
+            loop.listener.on_metrics(progress, metrics)
+            loop.stopper.hear(metrics)
+        return metrics
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        """Write metrics to the log."""
         self.metrics |= metrics
         if self.log_writer is not None:
             for key, value in metrics.items():
                 self.log_writer.add_scalar(key, value, self.log_manager.point_total)
+
+    def _checkpoint(self, model: MultitaskClassifier, metrics: dict[str, float]) -> None:
+        """Save a checkpoint if one is due."""
         if self.checkpointer is not None and self.log_manager.trigger_checkpointing():
             self.checkpointer.checkpoint(self.log_manager.unit_total, model, metrics)
 
@@ -281,15 +332,6 @@ class Trainer:
 
     def _progress_bar(self, n_steps: int) -> tqdm[Any]:
         return tqdm(total=n_steps, disable=not self.config.progress_bar, desc=self.name, unit="batch")
-
-
-def _losses(
-    model: MultitaskClassifier, stopper: Stopper, X_dict: XDict, Y_dict: YDict
-) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
-    """Return a batch's losses, with what stands in the place of those of tasks that have peaked, and label counts."""
-    labels = {task: Y for task, Y in Y_dict.items() if task not in stopper.peaked}
-    losses, counts = model.calculate_loss(X_dict, labels)
-    return losses | stopper.losses(X_dict, Y_dict), counts
 
 
 def _tell(listener: FitListener, *lines: Sequence[str]) -> None:
