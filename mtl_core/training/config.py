@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from mtl_core.errors import SpecError
+from mtl_core.specs import CatalogueSpec
+from mtl_core.training.balancing import BALANCERS
 from mtl_core.training.watched_metrics import WatchedMetric
 
 _Key = TypeVar("_Key", str, "str | list[str]")
@@ -14,6 +17,16 @@ _Key = TypeVar("_Key", str, "str | list[str]")
 def _readable(metric: _Key) -> _Key:
     WatchedMetric.parse(metric)
     return metric
+
+
+def _known_balancer(spec: CatalogueSpec) -> CatalogueSpec:
+    try:
+        BALANCERS.arguments(spec)
+    except SpecError as error:
+        raise ValueError(
+            "; ".join(f"{fault.pointer} {fault.detail}".strip() for fault in error.faults)
+        ) from None
+    return spec
 
 
 # Strict, because what JSON calls true or "1" is no number.
@@ -276,6 +289,11 @@ class TrainerConfig(Settings):
     anew."""
     batch_scheduler_config: BatchSchedulerConfig = BatchSchedulerConfig()
     """Settings of the schedules that draw."""
+    balancing: Annotated[CatalogueSpec, AfterValidator(_known_balancer)] = Field(
+        default="sum", examples=["uncertainty"]
+    )
+    """How the tasks' losses, or their gradients, make one step: a way of balancing from the catalogue. Those that
+    combine gradients compare the tasks of one step: with several datasets, let ``batch_scheduler`` be ``joint``."""
     diagnosis: _Flag = False
     """Whether to compare the tasks' gradients on the modules that they share: which tasks pull against one another,
     and where, and how large a share each has in losses and gradients."""
@@ -297,6 +315,14 @@ class TrainerConfig(Settings):
     """Whether training may end before ``n_epochs``; the best weights come back."""
     early_stopping_config: EarlyStoppingConfig = EarlyStoppingConfig()
     """What has to improve, and how long it may fail to."""
+
+    @model_validator(mode="after")
+    def _gradients_need_no_scaler(self) -> TrainerConfig:
+        name, _ = BALANCERS.arguments(self.balancing)
+        method = BALANCERS.entries[name]
+        if self.precision == "float16" and getattr(method, "needs_task_gradients", False):
+            raise ValueError(f"balancing by '{name}' looks at gradients, which float16 scales: use bfloat16")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import combinations
 from statistics import fmean
 from typing import cast
@@ -78,6 +79,23 @@ class Diagnosis:
             losses and of the norms of gradients on shared modules, in [0, 1]. With very many tasks pairs are
             left out, and only :meth:`affinities` has them.
         """
+        with _undisturbed(self._model):
+            return self._compared(split)
+
+    @property
+    def affinities(self) -> dict[tuple[str, str], float]:
+        """The mean cosine of each two tasks' gradients so far; the names of a pair are in alphabetical order."""
+        return {pair: fmean(values) for pair, values in self._cosines.items()}
+
+    def summary(self) -> list[str]:
+        """Return a line for each pair of tasks that pulled against one another, the worst first."""
+        conflicts = sorted((mean, pair) for pair, mean in self.affinities.items() if mean < _CONFLICT)
+        lines = [self._line(pair, mean) for mean, pair in conflicts[:_MAX_LINES]]
+        if more := len(conflicts) - len(lines):
+            lines.append(f"{more} more pairs of tasks pull against one another")
+        return lines or ["no two tasks pull against one another on the modules that they share"]
+
+    def _compared(self, split: str) -> dict[str, float]:
         losses = self._losses()
         if len(losses) < 2:
             return {}
@@ -97,8 +115,9 @@ class Diagnosis:
         found = _by_pair(names, _cosines(products.sum(dim=0), common))
         for pair, cosine in found.items():
             self._cosines[pair].append(cosine)
-        if len(found) <= _MAX_PAIRS:
-            metrics |= {f"{a}/all/{split}/gradient_cosine:{b}": cosine for (a, b), cosine in found.items()}
+        if len(found) > _MAX_PAIRS:
+            return metrics
+        metrics |= {f"{a}/all/{split}/gradient_cosine:{b}": cosine for (a, b), cosine in found.items()}
         if len(found) * len(shared) > _MAX_PAIRS_BY_MODULE:
             return metrics
         for module, product in zip(shared, products, strict=True):
@@ -108,19 +127,6 @@ class Diagnosis:
                 metrics[f"{a}/all/{split}/gradient_cosine:{b}@{module}"] = cosine
         return metrics
 
-    @property
-    def affinities(self) -> dict[tuple[str, str], float]:
-        """The mean cosine of each two tasks' gradients so far; the names of a pair are in alphabetical order."""
-        return {pair: fmean(values) for pair, values in self._cosines.items()}
-
-    def summary(self) -> list[str]:
-        """Return a line for each pair of tasks that pulled against one another, the worst first."""
-        conflicts = sorted((mean, pair) for pair, mean in self.affinities.items() if mean < _CONFLICT)
-        lines = [self._line(pair, mean) for mean, pair in conflicts[:_MAX_LINES]]
-        if more := len(conflicts) - len(lines):
-            lines.append(f"{more} more pairs of tasks pull against one another")
-        return lines or ["no two tasks pull against one another on the modules that they share"]
-
     def _line(self, pair: tuple[str, str], mean: float) -> str:
         means = {module: fmean(of[pair]) for module, of in self._by_module.items() if pair in of}
         worst = min(means, key=lambda module: means[module]) if means else None
@@ -128,14 +134,20 @@ class Diagnosis:
         return f"tasks '{pair[0]}' and '{pair[1]}' pull against one another: mean cosine of gradients {mean:.2f}{where}"
 
     def _losses(self) -> dict[str, torch.Tensor]:
-        buffers = {buffer: buffer.detach().clone() for buffer in self._model.buffers()}
-        with torch.random.fork_rng():
-            draws: list[Draw] = [(next(iter(loader)), loader) for loader in self._loaders]
-            batches = batch_losses(self._model, NoStopper(), draws)
-        for buffer, kept in buffers.items():
-            buffer.copy_(kept)
+        draws: list[Draw] = [(next(iter(loader)), loader) for loader in self._loaders]
+        batches = batch_losses(self._model, NoStopper(), draws)
         losses = task_losses(self._model.tasks, batches)
         return {task: losses[task] for task in sorted(losses) if losses[task].requires_grad}
+
+
+@contextmanager
+def _undisturbed(model: MultitaskClassifier) -> Generator[None]:
+    """Give the model's buffers, such as running statistics, and torch's random state back after the block."""
+    buffers = {buffer: buffer.detach().clone() for buffer in model.buffers()}
+    with torch.random.fork_rng():
+        yield
+    for buffer, kept in buffers.items():
+        buffer.copy_(kept)
 
 
 def _products(losses: Mapping[str, torch.Tensor], shared: Mapping[str, list[nn.Parameter]]) -> torch.Tensor:

@@ -9,17 +9,21 @@ from torch import nn, optim
 
 from mtl_core.errors import TaskloomError
 from mtl_core.model.classifier import MultitaskClassifier
+from mtl_core.training.balancing import Balancer
 from mtl_core.training.config import TrainerConfig
 
 ParameterGroup = dict[str, Any]
 """Parameters that share a learning rate: ``params``, by name; ``lr``; and ``scale``, its ratio to the trainer's own."""
 
 
-def parameter_groups(config: TrainerConfig, model: MultitaskClassifier) -> list[ParameterGroup]:
+def parameter_groups(
+    config: TrainerConfig, model: MultitaskClassifier, balancer: Balancer | None = None
+) -> list[ParameterGroup]:
     """Return the parameters that want gradients, grouped by the learning rate of their modules.
 
     A parameter that several modules own, as tied weights are, is in one group: that of the module whose rate
-    ``module_lrs`` names, if it names one. The groups, and the parameters in each, are in the model's order.
+    ``module_lrs`` names, if it names one. The groups, and the parameters in each, are in the model's order. What the
+    balancer learns comes last, in a group without weight decay.
 
     Raises:
         TaskloomError: If ``module_lrs`` names a module that the model lacks, or two rates for one parameter, or no
@@ -45,10 +49,15 @@ def parameter_groups(config: TrainerConfig, model: MultitaskClassifier) -> list[
     for parameter, name in names.items():
         _, rate = rates.get(parameter, ("", config.lr))
         groups.setdefault(rate, []).append((name, parameter))
-    return [
+    found: list[ParameterGroup] = [
         {"params": named, "lr": rate, "scale": 1.0 if rate == config.lr else rate / config.lr}
         for rate, named in groups.items()
     ]
+    learnt = balancer.parameters() if balancer else {}
+    if found and learnt:
+        named = [(f"balancing:{name}", parameter) for name, parameter in learnt.items()]
+        found.append({"params": named, "lr": config.lr, "scale": 1.0, "weight_decay": 0.0})
+    return found
 
 
 def build_optimizer(

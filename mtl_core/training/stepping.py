@@ -9,7 +9,10 @@ import torch
 from torch import nn
 
 from mtl_core.model.classifier import MultitaskClassifier
+from mtl_core.model.cut import Cut
 from mtl_core.training.averaging import WeightAverage
+from mtl_core.training.balancing import Balancer
+from mtl_core.training.balancing.loss_weightings import Sum
 from mtl_core.training.finiteness import BatchPosition, FinitenessGuard, non_finite_gradients
 from mtl_core.training.precision import Precision
 
@@ -24,6 +27,7 @@ class Stepper:
         guard: Looks at the gradients.
         grad_clip: Greatest norm of all gradients together; 0 for none.
         average: Takes in the weights after every step.
+        balancer: Makes one gradient of the tasks' losses; default: that of their sum.
 
     Attributes:
         optimizer: See above.
@@ -37,6 +41,7 @@ class Stepper:
         guard: FinitenessGuard,
         grad_clip: float = 0.0,
         average: WeightAverage | None = None,
+        balancer: Balancer | None = None,
     ) -> None:
         self._model = model
         self.optimizer = optimizer
@@ -44,10 +49,13 @@ class Stepper:
         self._guard = guard
         self._grad_clip = grad_clip
         self._average = average
+        self._balancer = balancer or Sum()
         self._forget()
 
-    def add(self, losses: Mapping[str, torch.Tensor], position: BatchPosition) -> None:
-        """Add the gradient of a batch's summed losses to those gathered.
+    def add(
+        self, losses: Mapping[str, torch.Tensor], position: BatchPosition, cut: Cut | None = None
+    ) -> None:
+        """Add the gradient that balancing makes of a step's losses to those gathered.
 
         Without a labelled example, or a trainable parameter on the tasks' paths, there is none. If it is not finite
         and the guard lets that pass, the gradients gathered for the same step are lost with it.
@@ -55,6 +63,7 @@ class Stepper:
         Args:
             losses: Scalars by task.
             position: The batch.
+            cut: What the tasks share, where the losses' graph begins behind it; default: it is whole.
 
         Raises:
             NonFiniteLossError: If the gradient is not finite and the guard says to fail.
@@ -62,7 +71,7 @@ class Stepper:
         trainable = {task: loss for task, loss in losses.items() if loss.requires_grad}
         if not trainable:
             return
-        self._precision.scaler.scale(torch.stack(list(trainable.values())).sum()).backward()
+        self._balancer.backward(trainable, cut, self._precision.scaler.scale)
         self._gathered += 1
         self._norm = nn.utils.get_total_norm(self._gradients())
         norm = self._norm.item()
@@ -72,15 +81,15 @@ class Stepper:
         if not self._guard.passes("gradient", dict.fromkeys(self._suspects(list(trainable)), norm), position):
             self._forget()
 
-    def step(self) -> None:
-        """Take one step along the mean of what was gathered, if anything was, and begin anew."""
+    def step(self) -> bool:
+        """Take one step along the mean of what was gathered and begin anew; say whether anything was gathered."""
         if not self._gathered:
-            return
+            return False
         scaler = self._precision.scaler
         norm = self._norm / (self._gathered * scaler.get_scale())
         scaler.unscale_(self.optimizer)
         if self._gathered > 1:
-            for gradient in self._gradients():
+            for gradient in [*self._gradients(), *self._balancer_gradients()]:
                 gradient.div_(self._gathered)
         if self._grad_clip:
             nn.utils.clip_grads_with_norm_(self._model.parameters(), self._grad_clip, norm)
@@ -89,14 +98,20 @@ class Stepper:
         self._forget()
         if self._average is not None:
             self._average.update()
+        return True
 
     def _forget(self) -> None:
         self._model.zero_grad()
+        for parameter in self._balancer.parameters().values():
+            parameter.grad = None
         self._gathered = 0
         self._norm = torch.zeros(())
 
     def _gradients(self) -> list[torch.Tensor]:
         return [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
+
+    def _balancer_gradients(self) -> list[torch.Tensor]:
+        return [p.grad for p in self._balancer.parameters().values() if p.grad is not None]
 
     def _suspects(self, task_names: list[str]) -> list[str]:
         """Return the tasks that have a module to themselves whose gradient is not finite, or all if there is none."""

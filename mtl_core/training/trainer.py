@@ -6,6 +6,7 @@ import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -14,7 +15,9 @@ from tqdm import tqdm
 
 from mtl_core.data import DictDataLoader
 from mtl_core.model.classifier import MultitaskClassifier
+from mtl_core.model.cut import Cut
 from mtl_core.training.averaging import WeightAverage
+from mtl_core.training.balancing import BALANCERS, Balancer
 from mtl_core.training.batch_schedules import Draw, Scheduler, build_scheduler
 from mtl_core.training.checkpointer import Checkpointer
 from mtl_core.training.config import TrainerConfig
@@ -34,12 +37,7 @@ from mtl_core.training.splits import train_and_valid
 from mtl_core.training.step_losses import batch_losses, n_examples, task_losses
 from mtl_core.training.stepping import Stepper
 from mtl_core.training.task_stopping import TaskStopper
-from mtl_core.training.training_state import (
-    OptimizerState,
-    load_optimizer_state,
-    read_training_state,
-    save_training_state,
-)
+from mtl_core.training.training_state import TrainingState, read_training_state, save_training_state
 from mtl_core.training.validation import validate
 
 
@@ -54,6 +52,7 @@ class _Loop:
     precision: Precision
     guard: FinitenessGuard
     average: WeightAverage | None
+    balancer: Balancer
     stepper: Stepper
     stopper: Stopper
     diagnosis: Diagnosis | None
@@ -61,12 +60,22 @@ class _Loop:
     def take_in(self, draws: Sequence[Draw], position: BatchPosition) -> None:
         """Compute the losses of some batches and gather their gradient, unless a loss is not finite."""
         self.guard.before(self.model)
+        cut = Cut() if self.balancer.cuts else None
         with self.precision.autocast():
-            batches = batch_losses(self.model, self.stopper, draws)
+            batches = batch_losses(self.model, self.stopper, draws, cut)
             losses = task_losses(self.model.tasks, batches)
         if all(self.guard.passes("loss", batch.values, position.of(batch.dataset)) for batch in batches):
             self.losses.add_step(batches, self.model.tasks)
-            self.stepper.add(losses, position)
+            self.stepper.add(losses, position, cut)
+
+    def step(self, draws: Sequence[Draw]) -> None:
+        """Take a step along what was gathered, and show its effect on the last batches to a balancer that asks."""
+        if self.stepper.step() and self.balancer.wants_losses_again:
+            self.balancer.after_step(partial(self._losses_again, draws))
+
+    def _losses_again(self, draws: Sequence[Draw]) -> dict[str, torch.Tensor]:
+        with torch.no_grad(), self.precision.autocast():
+            return task_losses(self.model.tasks, batch_losses(self.model, self.stopper, draws))
 
 
 class Trainer:
@@ -80,6 +89,7 @@ class Trainer:
         config: The settings.
         optimizer: Makes steps of gradients; None before there is one. This and what follows is what the last ``fit``
             made, or left.
+        balancer: Makes one gradient of the tasks' losses.
         lr_scheduler: The learning rate of each batch.
         batch_scheduler: The order of batches.
         log_manager: Counts what was trained on.
@@ -95,6 +105,7 @@ class Trainer:
         pydantic.ValidationError: If a setting is unknown or out of range.
     """
 
+    balancer: Balancer
     lr_scheduler: LRSchedule
     batch_scheduler: Scheduler
     log_manager: LogManager
@@ -109,7 +120,8 @@ class Trainer:
         self.checkpointer: Checkpointer | None = None
         self.metrics: dict[str, float] = {}
         self.affinities: dict[tuple[str, str], float] = {}
-        self._resumed: OptimizerState | None = None
+        self._balanced_tasks: list[str] = []
+        self._resumed: TrainingState | None = None
 
     def fit(
         self,
@@ -137,6 +149,7 @@ class Trainer:
             if config.class_prior_bias:
                 _tell(listener, set_class_priors(model, train_loaders))
             loop = self._prepare(model, train_loaders, listener, frozen)
+            _tell(listener, self._advice(train_loaders))
             with self._log_kept(), self._progress_bar(loop.n_steps) as bar:
                 frozen.train()
                 for position, draws in self._steps(train_loaders):
@@ -147,8 +160,10 @@ class Trainer:
                         listener.on_metrics(self._progress(loop), found)
                     loop.take_in(draws, position)
                     if self._ends_a_step(position):
-                        loop.stepper.step()
+                        loop.step(draws)
 
+                    if position.batch + 1 == self.n_batches_per_epoch:
+                        self.balancer.end_epoch()
                     self.log_manager.update(n_examples(draws))
                     progress = self._progress(loop)
                     listener.on_batch(progress)
@@ -174,7 +189,10 @@ class Trainer:
         Args:
             trainer_path: The file; one that is there is replaced.
         """
-        save_training_state(trainer_path, self.config, self.optimizer)
+        state = None
+        if self.optimizer is not None:
+            state = TrainingState.of(self.optimizer, self.balancer, self._balanced_tasks)
+        save_training_state(trainer_path, self.config, state)
 
     def load(self, trainer_path: str | os.PathLike[str], model: MultitaskClassifier | None = None) -> None:
         """Read what :meth:`save` wrote; the next :meth:`fit` goes on from the optimizer's state.
@@ -198,13 +216,16 @@ class Trainer:
             0.5
         """
         config, state = read_training_state(trainer_path)
-        optimizer = None
-        if model is not None and state is not None:
-            with freezing(model, config.frozen_modules):
-                optimizer = build_optimizer(config, parameter_groups(config, model))
-            load_optimizer_state(optimizer, state)
-            self._resumed = state
-        self.config, self.optimizer = config, optimizer
+        if model is None or state is None:
+            self.config, self.optimizer = config, None
+            return
+        balancer = BALANCERS.build(config.balancing)
+        with freezing(model, config.frozen_modules):
+            balancer.begin(model, state.task_names)
+            optimizer = build_optimizer(config, parameter_groups(config, model, balancer))
+        state.put_into(optimizer, balancer)
+        self.config, self.optimizer, self.balancer = config, optimizer, balancer
+        self._balanced_tasks, self._resumed = state.task_names, state
 
     def _prepare(
         self,
@@ -220,9 +241,12 @@ class Trainer:
         n_steps = config.n_epochs * self.n_batches_per_epoch
         tasks_and_datasets = labelled_pairs(train_loaders, model.tasks)
         task_names = list(dict.fromkeys(task for task, _ in tasks_and_datasets))
-        self.optimizer = build_optimizer(config, parameter_groups(config, model))
+        self.balancer = BALANCERS.build(config.balancing)
+        self._balanced_tasks = task_names
+        self.balancer.begin(model, task_names)
+        self.optimizer = build_optimizer(config, parameter_groups(config, model, self.balancer))
         if self._resumed is not None:
-            load_optimizer_state(self.optimizer, self._resumed)
+            self._resumed.put_into(self.optimizer, self.balancer)
             self._resumed = None
         self.lr_scheduler = LRSchedule(config, n_steps, self.n_batches_per_epoch)
         self.warmup_steps = self.lr_scheduler.warmup_steps
@@ -241,7 +265,7 @@ class Trainer:
         precision = Precision(config.precision, model.device)
         guard = FinitenessGuard(config.non_finite, config.max_skipped, listener.on_log)
         average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
-        stepper = Stepper(model, self.optimizer, precision, guard, config.grad_clip, average)
+        stepper = Stepper(model, self.optimizer, precision, guard, config.grad_clip, average, self.balancer)
         diagnosis = Diagnosis(config.diagnosis_config, model, train_loaders, n_steps)
         return _Loop(
             model=model,
@@ -251,10 +275,21 @@ class Trainer:
             precision=precision,
             guard=guard,
             average=average,
+            balancer=self.balancer,
             stepper=stepper,
             stopper=self._stopper(model, task_names, frozen, average),
             diagnosis=diagnosis if config.diagnosis else None,
         )
+
+    def _advice(self, loaders: Sequence[DictDataLoader]) -> list[str]:
+        """Return a line to log where tasks are to be compared that never meet in a step."""
+        alone = len(loaders) > 1 and self.config.batch_scheduler != "joint"
+        if not (alone and self.balancer.needs_task_gradients):
+            return []
+        return [
+            "balancing compares the tasks of one step, and every step has a batch of one dataset alone:"
+            " with batch_scheduler 'joint' it has one of each"
+        ]
 
     def _stopper(
         self,
@@ -293,6 +328,7 @@ class Trainer:
         """Score the validation split, write that to the log and tell whoever listens; return all metrics."""
         split = self.config.train_split
         metrics = loop.losses.metrics() | loop.guard.metrics(split) | {f"model/all/{split}/lr": rate}
+        metrics |= {f"{task}/all/{split}/weight": weight for task, weight in self.balancer.weights().items()}
         loop.losses.reset()
         with loop.average.in_place() if loop.average else nullcontext():
             metrics |= validate(loop.model, valid_loaders, self.config.valid_split)

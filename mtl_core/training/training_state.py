@@ -1,4 +1,6 @@
-"""A trainer's settings and its optimizer's state as one safetensors file: tensors, and JSON in its metadata."""
+"""A trainer's settings and the state of its optimizer and balancer as one safetensors file: tensors, and JSON in its
+metadata.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,12 @@ from torch import optim
 
 from mtl_core.errors import TaskloomError
 from mtl_core.files import read_tensors, written_whole
+from mtl_core.training.balancing import Balancer
 from mtl_core.training.config import TrainerConfig
 
-_FORMAT = "taskloom-trainer-1"
+_FORMAT = "taskloom-trainer-2"
+# No parameter's name begins so.
+_KEPT, _LEARNT = "=balancer:", "=learnt:"
 
 
 @dataclass(frozen=True)
@@ -87,20 +92,61 @@ def load_optimizer_state(optimizer: optim.Optimizer, state: OptimizerState) -> N
     optimizer.load_state_dict({"state": parts, "param_groups": groups})
 
 
+@dataclass(frozen=True)
+class TrainingState:
+    """What a training goes on from.
+
+    Attributes:
+        optimizer: The optimizer's state.
+        task_names: The tasks that were balanced.
+        balancer: What the balancer keeps.
+        learnt: The balancer's parameters.
+    """
+
+    optimizer: OptimizerState
+    task_names: list[str]
+    balancer: dict[str, torch.Tensor]
+    learnt: dict[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, optimizer: optim.Optimizer, balancer: Balancer, task_names: list[str]) -> TrainingState:
+        """Return a copy of the states of an optimizer and a balancer."""
+        learnt = {name: _copy(parameter) for name, parameter in balancer.parameters().items()}
+        kept = {name: _copy(tensor) for name, tensor in balancer.state_dict().items()}
+        return cls(optimizer_state(optimizer), task_names, kept, learnt)
+
+    def put_into(self, optimizer: optim.Optimizer, balancer: Balancer) -> None:
+        """Put the state back into an optimizer and a balancer of the same kinds.
+
+        Raises:
+            TaskloomError: As :func:`load_optimizer_state`.
+        """
+        load_optimizer_state(optimizer, self.optimizer)
+        balancer.load_state_dict(self.balancer)
+        with torch.no_grad():
+            for name, parameter in balancer.parameters().items():
+                parameter.copy_(self.learnt[name])
+
+
 def save_training_state(
-    path: str | os.PathLike[str], config: TrainerConfig, optimizer: optim.Optimizer | None
+    path: str | os.PathLike[str], config: TrainerConfig, state: TrainingState | None
 ) -> None:
-    """Write settings, and the optimizer's state where there is one, to a file that is there whole or not at all."""
-    state = optimizer_state(optimizer) if optimizer else None
+    """Write settings, and the state of a training where there is one, to a file that is there whole or not at all."""
     metadata = {"format": _FORMAT, "settings": config.model_dump_json()}
+    tensors: dict[str, torch.Tensor] = {}
     if state:
-        parts = {"kind": state.kind, "groups": state.groups, "numbers": state.numbers}
+        optimizer = state.optimizer
+        parts = {"kind": optimizer.kind, "groups": optimizer.groups, "numbers": optimizer.numbers}
         metadata["optimizer"] = json.dumps(parts, allow_nan=False)
+        metadata["balanced_tasks"] = json.dumps(state.task_names)
+        tensors |= optimizer.tensors
+        tensors |= {_KEPT + name: tensor for name, tensor in state.balancer.items()}
+        tensors |= {_LEARNT + name: tensor for name, tensor in state.learnt.items()}
     with written_whole(path) as scratch:
-        safetensors.torch.save_file(state.tensors if state else {}, scratch, metadata)
+        safetensors.torch.save_file(tensors, scratch, metadata)
 
 
-def read_training_state(path: str | os.PathLike[str]) -> tuple[TrainerConfig, OptimizerState | None]:
+def read_training_state(path: str | os.PathLike[str]) -> tuple[TrainerConfig, TrainingState | None]:
     """Read what :func:`save_training_state` wrote.
 
     Raises:
@@ -115,7 +161,19 @@ def read_training_state(path: str | os.PathLike[str]) -> tuple[TrainerConfig, Op
     if "optimizer" not in metadata:
         return config, None
     parts = json.loads(metadata["optimizer"])
-    return config, OptimizerState(parts["kind"], parts["groups"], parts["numbers"], tensors)
+    kept, learnt = (_taken(tensors, prefix) for prefix in (_KEPT, _LEARNT))
+    optimizer = OptimizerState(parts["kind"], parts["groups"], parts["numbers"], tensors)
+    return config, TrainingState(optimizer, json.loads(metadata["balanced_tasks"]), kept, learnt)
+
+
+def _taken(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Take the tensors out whose names begin with a prefix, and return them by the rest of their names."""
+    names = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for name in names}
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def _names(groups: list[dict[str, Any]]) -> dict[int, str]:

@@ -114,6 +114,7 @@ DIFFERENT: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "optimizer_config.adamax_config.betas": ([0.9, 0.999], [0.5, 0.9], {"optimizer": "adamax"}),
     "optimizer_config.adamax_config.eps": (1e-8, 1e-2, {"optimizer": "adamax"}),
     "batch_scheduler": ("shuffled", "sequential", {}),
+    "balancing": ("sum", {"type": "fixed", "weights": {"circle_task": 0.1}}, {}),
 }
 
 # Learning rates of the four batches of two epochs of one task each, on top of ``lr`` 1.
@@ -208,6 +209,11 @@ ALONE = {
     "early_stopping_config.patience",
     "early_stopping_config.min_delta",
     "early_stopping_config.per_task",
+    "batch_scheduler_config.temperature",
+    "batch_scheduler_config.final_exponent",
+    "diagnosis",
+    "diagnosis_config.times",
+    "diagnosis_config.at_steps",
 }
 
 
@@ -437,3 +443,44 @@ def test_early_stopping_by_metric_and_patience() -> None:
 def test_early_stopping_by_task() -> None:
     trained = stopping("early_stopping_config.per_task", True, metric="*/*/valid/loss:max", patience=1)
     assert any("has peaked" in line for line in trained.heard.messages)
+
+
+def comparisons(heard: Recorder) -> list[int]:
+    """The steps before which the gradients of the two tasks were compared."""
+    key = "circle_task/all/train/gradient_cosine:square_task"
+    return [step for step, metrics in zip(heard.steps, heard.metrics, strict=True) if key in metrics]
+
+
+def test_diagnosis_changes_nothing_of_the_training() -> None:
+    without, with_it = fit("diagnosis", False), fit("diagnosis", True)
+    assert with_it.same_as(without)
+    assert comparisons(without.heard) == []
+    assert without.trainer.affinities == {}
+    assert set(with_it.trainer.affinities) == {("circle_task", "square_task")}
+
+
+@pytest.mark.parametrize(("times", "steps"), [(1, [0]), (4, [0, 4, 8, 12]), (1000, list(range(16)))])
+def test_diagnosis_times(times: int, steps: list[int]) -> None:
+    assert comparisons(fit("diagnosis_config.times", times, diagnosis=True).heard) == steps
+
+
+def test_diagnosis_at_steps() -> None:
+    trained = fit("diagnosis_config.at_steps", [7, 2, 99], diagnosis=True)
+    assert comparisons(trained.heard) == [2, 7]
+
+
+@pytest.mark.parametrize(
+    ("path", "by_size", "alike", "schedule"),
+    [
+        ("batch_scheduler_config.temperature", 1.0, 1e6, "proportional"),
+        ("batch_scheduler_config.final_exponent", 1.0, 0.0, "annealed"),
+    ],
+)
+def test_settings_of_schedules_that_draw(path: str, by_size: float, alike: float, schedule: str) -> None:
+    def points(value: float) -> list[int]:
+        loaders = shape_loaders(["circle"], batch_size=4) + shape_loaders(["square"], batch_size=32)
+        trained = fit(path, value, loaders, batch_scheduler=schedule, n_epochs=4)
+        return [trained.trainer.log_manager.point_total]
+
+    # All batches of the one are small and of the other large: the more alike both are drawn, the more examples come.
+    assert points(by_size) < points(alike)

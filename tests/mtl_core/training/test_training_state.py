@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from mtl_core import MultitaskClassifier, TaskloomError, TrainerConfig, module_weights
+from mtl_core.training.balancing import BALANCERS, Balancer
 from mtl_core.training.optimizers import build_optimizer, parameter_groups
-from mtl_core.training.training_state import load_optimizer_state, read_training_state, save_training_state
+from mtl_core.training.training_state import TrainingState, read_training_state, save_training_state
 
 from ..shapes import SHAPES, shape_task
 
@@ -19,44 +20,56 @@ SETTINGS: list[dict[str, Any]] = [
     {"optimizer": "adam", "module_lrs": {"base_mlp": 0.001}},
     {"optimizer": "adamw", "optimizer_config": {"adam_config": {"amsgrad": True}}},
     {"optimizer": "adamax"},
+    {"balancing": "uncertainty"},
+    {"balancing": "dwa"},
 ]
+TASKS = [f"{shape}_task" for shape in SHAPES]
 
 
-def start(config: TrainerConfig, seed: int = 0) -> tuple[MultitaskClassifier, torch.optim.Optimizer]:
-    torch.manual_seed(seed)
-    model = MultitaskClassifier([shape_task(shape) for shape in SHAPES], device=-1)
-    return model, build_optimizer(config, parameter_groups(config, model))
+class Training:
+    def __init__(self, config: TrainerConfig, seed: int = 0, shapes: tuple[str, ...] = SHAPES) -> None:
+        torch.manual_seed(seed)
+        self.model = MultitaskClassifier([shape_task(shape) for shape in shapes], device=-1)
+        self.balancer: Balancer = BALANCERS.build(config.balancing)
+        self.balancer.begin(self.model, TASKS)
+        self.optimizer = build_optimizer(config, parameter_groups(config, self.model, self.balancer))
 
+    @property
+    def state(self) -> TrainingState:
+        return TrainingState.of(self.optimizer, self.balancer, TASKS)
 
-def steps(model: MultitaskClassifier, optimizer: torch.optim.Optimizer, seed: int) -> None:
-    torch.manual_seed(seed)
-    for _ in range(3):
-        for name, parameter in model.named_parameters():
-            # A parameter that has had no gradient yet has no state either.
-            parameter.grad = None if "square" in name else torch.randn_like(parameter)
-        optimizer.step()
+    def epochs(self, seed: int) -> None:
+        """Three epochs of one step each, which the square's task has no label in: its head has no state yet."""
+        torch.manual_seed(seed)
+        for _ in range(3):
+            self.optimizer.zero_grad()
+            X_dict, Y_dict = {"circle_data": torch.rand(4, 2)}, {"circle_task": torch.randint(2, (4,))}
+            self.balancer.backward(self.model.calculate_loss(X_dict, Y_dict)[0], None, lambda loss: loss)
+            self.optimizer.step()
+            self.balancer.end_epoch()
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_training_goes_on_to_the_bit_from_what_was_saved(tmp_path: Path, settings: dict[str, Any]) -> None:
     config = TrainerConfig(n_epochs=3, **settings)
-    model, optimizer = start(config)
-    steps(model, optimizer, 1)
-    save_training_state(tmp_path / "trainer", config, optimizer)
-    weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    groups = copy.deepcopy(optimizer.state_dict()["param_groups"])
-    steps(model, optimizer, 2)
+    first = Training(config)
+    first.epochs(1)
+    save_training_state(tmp_path / "trainer", config, first.state)
+    weights = {name: parameter.detach().clone() for name, parameter in first.model.named_parameters()}
+    groups = copy.deepcopy(first.optimizer.state_dict()["param_groups"])
+    first.epochs(2)
 
     read, state = read_training_state(tmp_path / "trainer")
     assert read == config
     assert state is not None
-    other, other_optimizer = start(read, seed=5)
-    other.load_state_dict(weights)
-    load_optimizer_state(other_optimizer, state)
-    assert other_optimizer.state_dict()["param_groups"] == groups
-    steps(other, other_optimizer, 2)
-    after, other_after = module_weights(model), module_weights(other)
+    other = Training(read, seed=5)
+    other.model.load_state_dict(weights)
+    state.put_into(other.optimizer, other.balancer)
+    assert other.optimizer.state_dict()["param_groups"] == groups
+    other.epochs(2)
+    after, other_after = module_weights(first.model), module_weights(other.model)
     assert all(torch.equal(after[key], other_after[key]) for key in after)
+    assert other.balancer.weights() == first.balancer.weights()
 
 
 def test_settings_are_kept_without_an_optimizer(tmp_path: Path) -> None:
@@ -71,22 +84,21 @@ def test_settings_are_kept_without_an_optimizer(tmp_path: Path) -> None:
         ({"optimizer": "sgd"}, SHAPES, "its optimizer Adam should be SGD"),
         ({}, ("circle",), "its parameters"),
         ({"module_lrs": {"base_mlp": 0.1}}, SHAPES, "its parameters"),
+        ({"balancing": "uncertainty"}, SHAPES, "its parameters"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(
     tmp_path: Path, settings: dict[str, Any], shapes: tuple[str, ...], message: str
 ) -> None:
-    model, optimizer = start(TrainerConfig())
-    steps(model, optimizer, 1)
-    save_training_state(tmp_path / "trainer", TrainerConfig(), optimizer)
+    training = Training(TrainerConfig())
+    training.epochs(1)
+    save_training_state(tmp_path / "trainer", TrainerConfig(), training.state)
     _, state = read_training_state(tmp_path / "trainer")
     assert state is not None
-    config = TrainerConfig(**settings)
-    other = MultitaskClassifier([shape_task(shape) for shape in shapes], device=-1)
-    theirs = build_optimizer(config, parameter_groups(config, other))
+    other = Training(TrainerConfig(**settings), shapes=shapes)
     with pytest.raises(TaskloomError, match=message):
-        load_optimizer_state(theirs, state)
-    assert theirs.state_dict()["state"] == {}
+        state.put_into(other.optimizer, other.balancer)
+    assert other.optimizer.state_dict()["state"] == {}
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
@@ -96,6 +108,6 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"no such thing")
     with pytest.raises(TaskloomError, match="no safetensors file"):
         read_training_state(path)
-    start(TrainerConfig())[0].save(path)
+    Training(TrainerConfig()).model.save(path)
     with pytest.raises(TaskloomError, match="holds no trainer"):
         read_training_state(path)
