@@ -12,6 +12,7 @@ from app.http.endpoint import Endpoint
 from app.problems import problem_responses
 from app.runs.trainer_config import RunTrainerConfig
 from app.wire import Out
+from mtl_core.kinds import KINDS
 from mtl_core.losses import LOSSES
 from mtl_core.modules import MODULES
 from mtl_core.outputs import OUTPUTS
@@ -33,6 +34,7 @@ class CatalogueOut(Out):
     """Everything that specs may be made of."""
 
     modules: list[EntryOut]
+    kinds: list[EntryOut]
     losses: list[EntryOut]
     outputs: list[EntryOut]
     metrics: list[EntryOut]
@@ -64,6 +66,7 @@ def _catalogue() -> CatalogueOut:
     return CatalogueOut.model_validate(
         {
             "modules": MODULES.describe(),
+            "kinds": KINDS.describe(),
             "losses": LOSSES.describe(),
             "outputs": OUTPUTS.describe(),
             "metrics": METRICS.describe(),

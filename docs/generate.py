@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from app.catalogue import column_types
 from app.runs.schemas import ModuleSource, ScoreIn, TrainIn
 from app.settings import Settings
+from mtl_core.kinds import KINDS
 from mtl_core.losses import LOSSES
 from mtl_core.modules import MODULES
 from mtl_core.outputs import OUTPUTS
@@ -87,6 +88,7 @@ def catalogue_page() -> str:
     sections: list[str] = []
     for title, catalogue in (
         ("Modules", MODULES),
+        ("Kinds of task", KINDS),
         ("Losses", LOSSES),
         ("Output functions", OUTPUTS),
         ("Metrics", METRICS),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mtl_core.catalogue import Catalogue
+from mtl_core.quantiles import check_quantiles, middle_of
 
 
 class Output:
@@ -71,6 +72,81 @@ class Identity(Output):
         return _squeezed(probs)
 
 
+class Ordinal(Output):
+    """Probabilities over ``k`` classes in order, from the conditional logits ``[n, k - 1]`` of the loss ``corn``.
+
+    The prediction is the number of classes that the label is above with a probability of more than 1/2: the median.
+
+    Source: Shi, Cao and Raschka, Deep Neural Networks for Rank-Consistent Ordinal Regression Based On Conditional
+    Probabilities, 2021 (https://arxiv.org/abs/2111.08851).
+    """
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return probabilities ``[n, k]`` in [0, 1] that sum to 1 along dimension 1.
+
+        Raises:
+            ValueError: If the logits have another number of dimensions than two.
+        """
+        if logits.ndim != 2:
+            raise ValueError("outputs must be [n, k - 1] for k classes in order")
+        above = torch.sigmoid(logits).cumprod(dim=1)
+        ones, zeros = torch.ones_like(above[:, :1]), torch.zeros_like(above[:, :1])
+        return torch.cat([ones, above], dim=1) - torch.cat([above, zeros], dim=1)
+
+    def preds(self, probs: torch.Tensor) -> torch.Tensor:
+        """Turn probabilities ``[n, k]`` into classes, int64 ``[n]``."""
+        above = probs.flip(1).cumsum(dim=1).flip(1)[:, 1:]
+        return (above > 0.5).sum(dim=1)
+
+
+class Exponential(Output):
+    """The exponential of every output, for rates of counts as the loss ``poisson`` has them; it is the prediction."""
+
+    has_classes = False
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return rates ``[n, …]`` above 0, one for each logarithm."""
+        return logits.exp()
+
+    def preds(self, probs: torch.Tensor) -> torch.Tensor:
+        """Return the rates ``[n, …]``; ``[n, 1]`` becomes ``[n]``."""
+        return _squeezed(probs)
+
+
+class Quantiles(Output):
+    """Values of the quantiles of a number, ``[n, q]`` or ``[n, d, q]``, put in order so that none cross.
+
+    The prediction is the value of the quantile that is nearest to the median.
+
+    Source: Chernozhukov, Fernández-Val and Galichon, Quantile and Probability Curves Without Crossing, 2010, for the
+    reordering, which brings them no further from the true quantiles.
+
+    Args:
+        quantiles: Their probabilities, rising, each above 0 and below 1, as the loss ``pinball`` has them; default
+            0.1, 0.5 and 0.9.
+    """
+
+    has_classes = False
+
+    def __init__(self, quantiles: list[float] = [0.1, 0.5, 0.9]) -> None:  # noqa: B006 It is only read.
+        check_quantiles(quantiles)
+        self.quantiles = quantiles
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return values of the shape of ``logits``, rising along the last dimension.
+
+        Raises:
+            ValueError: If there is not one number for each quantile.
+        """
+        if logits.ndim < 2 or logits.shape[-1] != len(self.quantiles):
+            raise ValueError(f"outputs must have one number for each of {len(self.quantiles)} quantiles")
+        return logits.sort(dim=-1).values
+
+    def preds(self, probs: torch.Tensor) -> torch.Tensor:
+        """Return the middle values, ``[n]`` or ``[n, d]``."""
+        return probs[..., middle_of(self.quantiles)]
+
+
 class _Custom(Output):
     def __init__(self, func: Callable[[Any], torch.Tensor]) -> None:
         self.func = func
@@ -89,5 +165,13 @@ def as_output(func: Output | Callable[[Any], torch.Tensor]) -> Output:
 
 
 OUTPUTS: Catalogue[Output] = Catalogue(
-    "output", {"softmax": Softmax, "sigmoid": Sigmoid, "identity": Identity}
+    "output",
+    {
+        "softmax": Softmax,
+        "sigmoid": Sigmoid,
+        "ordinal": Ordinal,
+        "identity": Identity,
+        "exp": Exponential,
+        "quantiles": Quantiles,
+    },
 )

@@ -16,9 +16,14 @@ from pydantic import (
     StrictInt,
     StringConstraints,
     Tag,
+    ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from mtl_core.errors import SpecError
+from mtl_core.kinds import KINDS
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 
@@ -277,6 +282,9 @@ class TaskSpec(_Spec):
         ),
     ]
     """The operations in order; the last one's output is the task's."""
+    kind: CatalogueSpec | None = Field(default=None, examples=["binary"])
+    """What the labels are, a kind of the catalogue: it stands for a loss, an output function, metrics and, for values,
+    the scaling of targets, of which each may be given too; default: none, and then those have defaults of their own."""
     loss: CatalogueSpec = "cross_entropy"
     """What is minimised: a loss of the catalogue."""
     output: CatalogueSpec = "softmax"
@@ -294,6 +302,31 @@ class TaskSpec(_Spec):
     )
     """Parts of the data that matter more than their size: each adds an indicator and a predictor to the task, and a
     combiner re-weighs what they say (Chen et al., 2019)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_fills_in(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        members = cast("Mapping[str, Any]", given)
+        if (kind := members.get("kind")) is None:
+            return members
+        try:
+            fields = KINDS.build(kind).fields()
+            return {name: value for name, value in fields.items() if name in cls.model_fields} | dict(members)
+        except SpecError as error:
+            # As pydantic reports it, so that the fault is found at the argument.
+            raise ValidationError.from_exception_data(
+                cls.__name__,
+                [
+                    InitErrorDetails(
+                        type=PydanticCustomError("kind", "{detail}", {"detail": fault.detail}),
+                        loc=("kind", *fault.pointer.split("/")[1:]),
+                        input=kind,
+                    )
+                    for fault in error.faults
+                ],
+            ) from None
 
     @field_validator("slices")
     @classmethod

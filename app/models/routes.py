@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from dataclasses import asdict
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.db.tables import Alias, Model, Version
+from app.db.tables import Alias, Model, ModelTask, Version
 from app.http.conditional import IfMatchDep
 from app.http.endpoint import Endpoint
 from app.http.pages import Page, PagingDep
@@ -14,18 +17,21 @@ from app.http.resources import AliasPath, ModelPath, ResourcesDep, SessionDep, T
 from app.models import service
 from app.models.graph import graph_of
 from app.models.schemas import (
+    TASK_TO_PUT,
     AliasIn,
     ModelIn,
     ModelOut,
     ModelSummary,
+    ModelTaskOut,
     ModuleOut,
     TaskRef,
+    TaskToPut,
     VersionOut,
     VersionSummary,
 )
+from app.models.tasks import architecture_of, outline_of, report_of, spec_of
 from app.problems import problem_responses
 from app.scores.service import scores_by_key
-from app.tasks.service import report_of
 
 router = APIRouter(prefix="/models", tags=["models"], route_class=Endpoint)
 
@@ -38,8 +44,12 @@ router = APIRouter(prefix="/models", tags=["models"], route_class=Endpoint)
     | problem_responses(400, 409, 413, 415, 422),
 )
 def create_model(body: ModelIn, resources: ResourcesDep, session: SessionDep, response: Response) -> ModelOut:
-    """Make a model of registered tasks; modules of one name are one module."""
-    model, created = service.create(session, body.name, body.tasks, resources.settings.limits)
+    """Make a model of registered tasks, or of an architecture in its short form and outlines of tasks.
+
+    Modules of one name are one module. Outlined tasks are the model's own: other models may have others of their names.
+    """
+    limits = resources.settings.limits
+    model, created = service.create(session, body.name, body.architecture, body.tasks, limits)
     response.status_code = 201 if created else 200
     response.headers["Location"] = f"/v1/models/{model.name}"
     return _out(session, model)
@@ -79,14 +89,39 @@ def delete_model(model: ModelPath, session: SessionDep, if_match: IfMatchDep) ->
     | problem_responses(400, 404, 409, 413, 415, 422),
 )
 def put_task(
-    model: ModelPath, body: TaskRef, resources: ResourcesDep, session: SessionDep, response: Response
+    model: ModelPath,
+    body: Annotated[TaskToPut, Body(openapi_examples=TASK_TO_PUT)],
+    resources: ResourcesDep,
+    session: SessionDep,
+    response: Response,
 ) -> ModelOut:
-    """Put a task on; at the next run, modules that the model has already start from their trained weights."""
-    row = service.get(session, model)
-    added = service.put_task(session, row, body.task, resources.settings.limits)
+    """Put a task on; at the next run, modules that the model has already start from their trained weights.
+
+    A model of registered tasks takes a registered one by its name; one with an architecture takes an outline, and is
+    written out anew.
+    """
+    row, limits = service.get(session, model), resources.settings.limits
+    if isinstance(body, TaskRef):
+        added = service.put_task(session, row, body.task, limits)
+    else:
+        added = service.put_outline(session, row, body, limits)
     response.status_code = 201 if added else 200
     response.headers["Location"] = f"/v1/models/{row.name}"
     return _out(session, row)
+
+
+@router.get("/{model}/tasks", summary="List a model's tasks", responses=problem_responses(404, 422))
+def list_model_tasks(model: ModelPath, session: SessionDep, paging: PagingDep) -> Page[ModelTaskOut]:
+    """List a model's tasks by name, each written out in full."""
+    row = service.get(session, model)
+    statement = select(ModelTask).where(ModelTask.model == row.name)
+    return paging.page(session, statement, ModelTask.task, _task)
+
+
+@router.get("/{model}/tasks/{task}", summary="Read a model's task", responses=problem_responses(404, 422))
+def get_model_task(model: ModelPath, task: TaskPath, session: SessionDep) -> ModelTaskOut:
+    """Return the spec of a model's task, written out in full, and its sizes."""
+    return _task(service.find_task(service.get(session, model), task))
 
 
 @router.delete(
@@ -96,11 +131,13 @@ def put_task(
     summary="Take a task off a model",
     responses=problem_responses(404, 409, 412, 422),
 )
-def take_task(model: ModelPath, task: TaskPath, session: SessionDep, if_match: IfMatchDep) -> None:
+def take_task(
+    model: ModelPath, task: TaskPath, resources: ResourcesDep, session: SessionDep, if_match: IfMatchDep
+) -> None:
     """Take a task off; the modules that stay keep their trained weights, and earlier versions keep the task."""
     row = service.get(session, model)
     if_match.check(lambda: _out(session, row))
-    service.take_task(row, task)
+    service.take_task(session, row, task, resources.settings.limits)
 
 
 @router.get("/{model}/versions", summary="List a model's versions", responses=problem_responses(404, 422))
@@ -178,7 +215,7 @@ def _summary(session: Session, model: Model) -> ModelSummary:
 
 def _out(session: Session, model: Model) -> ModelOut:
     specs = service.specs_of(model)
-    held = {link.task_row.name: report_of(link.task_row).parameters for link in model.tasks}
+    held = {link.task: report_of(link).parameters for link in model.tasks}
     parameters = {name: n for of_task in held.values() for name, n in of_task.items()}
     modules = [
         ModuleOut(name=name, parameters=n, used_by=[task for task, names in held.items() if name in names])
@@ -186,10 +223,25 @@ def _out(session: Session, model: Model) -> ModelOut:
     ]
     return ModelOut(
         **_summary(session, model).model_dump(),
+        architecture=architecture_of(model),
         modules=modules,
         parameters=sum(parameters.values()),
         graph=graph_of(specs),
         aliases={alias.name: alias.version for alias in model.aliases},
+    )
+
+
+def _task(link: ModelTask) -> ModelTaskOut:
+    report = report_of(link)
+    return ModelTaskOut.model_validate(
+        spec_of(link).written_out()
+        | {
+            "registered": link.task_row is not None,
+            "outline": outline_of(link) if link.outline else None,
+            "parameters": report.parameters,
+            "input_fields": {name: asdict(field) for name, field in report.fields.items()},
+            "output_shape": report.output_shape,
+        }
     )
 
 

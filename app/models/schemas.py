@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from app.wire import In, Out, shown_as
-from mtl_core.specs import Name
+from mtl_core.architectures import Architecture, TaskOutline
+from mtl_core.specs import Name, TaskSpec
 
 _VERSION: dict[str, Any] = {
     "model": "shapes",
@@ -28,7 +30,17 @@ _SUMMARY: dict[str, Any] = {
     "default_version": 1,
     "created_at": "2026-01-02T03:04:05Z",
 }
+_OUTLINES: list[dict[str, Any]] = [
+    {"name": "income", "kind": "binary"},
+    {"name": "schooling", "kind": "ordinal", "labels": 5, "head": [16]},
+]
+_SHORT_FORM: dict[str, Any] = {
+    "name": "census",
+    "architecture": {"type": "mmoe", "inputs": ["x"], "experts": 8, "expert_layers": [64]},
+    "tasks": _OUTLINES,
+}
 _MODEL = _SUMMARY | {
+    "architecture": None,
     "modules": [
         {"name": "base_mlp", "parameters": 60, "used_by": ["circle_task"]},
         {"name": "circle_head_module", "parameters": 10, "used_by": ["circle_task"]},
@@ -55,18 +67,103 @@ _MODEL = _SUMMARY | {
 }
 
 
-class ModelIn(In, json_schema_extra=shown_as({"name": "shapes", "tasks": ["circle_task"]})):
-    """A model to be made of registered tasks."""
+def _form_of_task(value: object) -> str | None:
+    if isinstance(value, str):
+        return "registered"
+    return "outline" if isinstance(value, Mapping | TaskOutline) else None
+
+
+class ModelIn(In, json_schema_extra=shown_as({"name": "shapes", "tasks": ["circle_task"]}, _SHORT_FORM)):
+    """A model to be made of registered tasks, or of an architecture and outlines of tasks."""
 
     name: Name
-    tasks: Annotated[list[Name], Field(min_length=1, max_length=4096)]
-    """Names of registered tasks, each once."""
+    architecture: Architecture | None = Field(default=None, examples=[_SHORT_FORM["architecture"]])
+    """The network in its short form; without it, tasks are registered ones and bring their modules."""
+    tasks: Annotated[
+        list[
+            Annotated[
+                Annotated[Name, Tag("registered")] | Annotated[TaskOutline, Tag("outline")],
+                Discriminator(
+                    _form_of_task,
+                    custom_error_type="task",
+                    custom_error_message='a task is a registered one\'s name, or an outline {"name", "kind", …}',
+                ),
+            ]
+        ],
+        Field(min_length=1, max_length=4096, examples=[["circle_task"], _OUTLINES]),
+    ]
+    """Names of registered tasks, each once; with an architecture, outlines of the model's own tasks."""
 
 
 class TaskRef(In, json_schema_extra=shown_as({"task": "circle_task"})):
     """A registered task to put on a model."""
 
     task: Name
+
+
+def _form_of_placed(value: object) -> str:
+    # What names neither is told what an outline needs: most models that gain tasks bit by bit have one.
+    named = isinstance(value, TaskRef) or (isinstance(value, Mapping) and "task" in value)
+    return "registered" if named else "outline"
+
+
+TaskToPut = Annotated[
+    Annotated[TaskRef, Tag("registered")] | Annotated[TaskOutline, Tag("outline")],
+    Discriminator(_form_of_placed),
+]
+"""A task to put on a model: a registered one's name, or an outline where the model has an architecture."""
+
+TASK_TO_PUT: dict[str, Any] = {
+    "registered": {"summary": "A registered task", "value": {"task": "circle_task"}},
+    "outline": {"summary": "For a model with an architecture", "value": _OUTLINES[1]},
+}
+"""Examples of :data:`TaskToPut`, as OpenAPI shows them."""
+
+
+class InputFieldOut(Out):
+    """A field that a task reads."""
+
+    shape: list[int] | None
+    """Shape of one example; null where only a dataset will tell."""
+    dtype: str
+
+
+_TASK: dict[str, Any] = {
+    "name": "income",
+    "module_pool": {
+        "trunk": {
+            "type": "Sequential",
+            "layers": [{"type": "LazyLinear", "out_features": 8}, {"type": "ReLU"}],
+        },
+        "head_income": {"type": "Linear", "in_features": 8, "out_features": 1},
+    },
+    "op_sequence": [
+        {"name": "trunk", "module_name": "trunk", "inputs": [["_input_", "x"]]},
+        {"name": "head_income", "module_name": "head_income", "inputs": ["trunk"]},
+    ],
+    "loss": "binary_cross_entropy",
+    "output": "sigmoid",
+    "metrics": ["accuracy"],
+    "registered": False,
+    "outline": {"name": "income", "kind": "binary"},
+    "parameters": {"trunk": 0, "head_income": 9},
+    "input_fields": {"x": {"shape": None, "dtype": "float32"}},
+    "output_shape": None,
+}
+
+
+class ModelTaskOut(TaskSpec, extra="ignore", json_schema_extra=shown_as(_TASK)):
+    """A task of a model, written out, and what checking it found."""
+
+    registered: bool
+    """Whether it is a registered task; else it is the model's own."""
+    outline: TaskOutline | None
+    """What the model's own task was made from."""
+    parameters: dict[str, int]
+    """Numbers that each module holds; a layer whose input's size comes with the data counts none yet."""
+    input_fields: dict[str, InputFieldOut]
+    output_shape: list[int] | None
+    """Shape of the task's output for one example; null where an input's shape is not known yet."""
 
 
 class ModuleOut(Out):
@@ -138,6 +235,8 @@ class ModelOut(Out, json_schema_extra=shown_as(_MODEL)):
 
     name: str
     tasks: list[str]
+    architecture: Architecture | None
+    """The short form that the tasks were made from; null for a model of registered tasks."""
     modules: list[ModuleOut]
     parameters: int
     """Numbers that all modules hold together."""

@@ -2,42 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.db.tables import Alias, Model, ModelTask, Run, Task, Version
+from app.models.tasks import (
+    ARCHITECTURE,
+    architecture_of,
+    canonical,
+    check_together,
+    outline_of,
+    registered_tasks,
+    report_of,
+    spec_of,
+    written_out,
+)
 from app.problems import Conflict, Invalid, missing
-from app.tasks.service import report_of, spec_of
-from mtl_core.building.tasks import Limits, check_budget, check_shared_modules, shared_fields
-from mtl_core.errors import Fault, pointer_to
+from mtl_core.architectures import Architecture, TaskOutline, expand
+from mtl_core.building.tasks import Limits
+from mtl_core.errors import Fault, SpecError, pointer_to
 from mtl_core.specs import TaskSpec
 
 LATEST, DEFAULT = "latest", "default"
 
 
-def create(session: Session, name: str, tasks: Sequence[str], limits: Limits) -> tuple[Model, bool]:
-    """Make a model of registered tasks.
+def create(
+    session: Session,
+    name: str,
+    architecture: Architecture | None,
+    tasks: Sequence[str | TaskOutline],
+    limits: Limits,
+) -> tuple[Model, bool]:
+    """Make a model of registered tasks, or of an architecture and outlines of tasks.
+
+    Args:
+        session: The transaction.
+        name: The model's name.
+        architecture: What the outlined tasks share; None for registered tasks.
+        tasks: Names of registered tasks, or outlines of the model's own.
+        limits: What the model may ask for.
 
     Returns:
         The model, and whether it is new: the same tasks again find the first.
 
     Raises:
-        Invalid: If a task is unknown or named twice.
-        ModuleConflictError: If two tasks declare one module name differently.
-        Conflict: If the name stands for a model of other tasks.
+        Invalid: If a registered task is unknown or named twice, or names and outlines are mixed.
+        SpecError: If the architecture cannot be written out for these tasks, or what comes of it is too large.
+        ModuleConflictError: If two registered tasks declare one module name differently.
+        Conflict: If the name stands for another model.
     """
-    rows = _registered(session, tasks)
+    names, outlines = _one_form(architecture, tasks)
+    made = (
+        written_out(architecture, outlines, limits)
+        if architecture
+        else registered_tasks(_registered(session, names))
+    )
     existing = session.get(Model, name)
     if existing is not None:
-        if task_names(existing) != list(tasks):
+        if _differs(existing, architecture, made):
             raise Conflict(f"model '{name}' exists with other tasks: {task_names(existing)}")
         return existing, False
-    check_together(rows, limits)
+    if architecture is None:
+        check_together([spec_of(task) for task in made], [report_of(task) for task in made], limits)
     model = Model(
         name=name,
-        tasks=[ModelTask(task=task.name, task_row=task, position=i) for i, task in enumerate(rows)],
+        architecture=architecture.model_dump(mode="json") if architecture else None,
+        tasks=made,
         aliases=[],
     )
     session.add(model)
@@ -58,37 +92,90 @@ def get(session: Session, name: str) -> Model:
 
 
 def put_task(session: Session, model: Model, task: str, limits: Limits) -> bool:
-    """Put a task on a model; say whether it was not there before.
+    """Put a registered task on a model; say whether it was not there before.
 
     Raises:
+        Conflict: If the model has an architecture.
         Invalid: If the task is unknown.
         ModuleConflictError: If it declares a module name differently from a task of the model.
     """
+    if model.architecture is not None:
+        raise Conflict(
+            f"model '{model.name}' has an architecture: put an outline of a task on it, with name and kind"
+        )
     if task in task_names(model):
         return False
     row = session.get(Task, task)
     if row is None:
         raise Invalid.at("/task", f"there is no task '{task}'")
-    check_together([*(link.task_row for link in model.tasks), row], limits)
     position = 1 + max(link.position for link in model.tasks)
-    model.tasks.append(ModelTask(task=task, task_row=row, position=position))
+    (link,) = registered_tasks([row], position)
+    together = [*model.tasks, link]
+    check_together([spec_of(task) for task in together], [report_of(task) for task in together], limits)
+    model.tasks.append(link)
     session.flush()
     return True
 
 
-def take_task(model: Model, task: str) -> None:
-    """Take a task off a model; versions keep it.
+def put_outline(session: Session, model: Model, outline: TaskOutline, limits: Limits) -> bool:
+    """Put a task on a model with an architecture, which is written out anew; say whether it was not there before.
+
+    Raises:
+        Conflict: If the model has no architecture, or has another task of that name.
+        SpecError: If the architecture cannot be written out with the task; points into the outline.
+    """
+    architecture = architecture_of(model)
+    if architecture is None:
+        raise Conflict(f"model '{model.name}' is made of registered tasks: put one on it by its name")
+    names = task_names(model)
+    is_new = outline.name not in names
+    position = len(names) if is_new else names.index(outline.name)
+    outlines = [outline_of(link) for link in model.tasks]
+    outlines[position : position + 1] = [outline]
+    try:
+        made = written_out(architecture, outlines, limits)
+    except SpecError as error:
+        at = pointer_to("tasks", position)
+        faults = [
+            Fault(fault.pointer.removeprefix(at) if fault.pointer.startswith(at) else "", fault.detail)
+            for fault in error.faults
+        ]
+        raise SpecError(faults) from None
+    if is_new:
+        _rewrite(model, made)
+        session.flush()
+    elif canonical(made[position]) != canonical(model.tasks[position]):
+        raise Conflict(f"model '{model.name}' has another task '{outline.name}'")
+    return is_new
+
+
+def take_task(session: Session, model: Model, task: str, limits: Limits) -> None:
+    """Take a task off a model, writing its architecture out anew if it has one; versions keep the task.
 
     Raises:
         NotFound: If the model does not have it.
         Conflict: If it is the model's only task.
     """
-    link = next((link for link in model.tasks if link.task_row.name == task), None)
-    if link is None:
-        raise missing(f"task of model '{model.name}' named", task)
+    link = find_task(model, task)
     if len(model.tasks) == 1:
         raise Conflict(f"task '{task}' is the only one of model '{model.name}': remove the model instead")
     model.tasks.remove(link)
+    architecture = architecture_of(model)
+    if architecture is not None:
+        _rewrite(model, written_out(architecture, [outline_of(link) for link in model.tasks], limits))
+    session.flush()
+
+
+def find_task(model: Model, task: str) -> ModelTask:
+    """Return a task's place in a model.
+
+    Raises:
+        NotFound: If the model does not have it.
+    """
+    link = next((link for link in model.tasks if link.task == task), None)
+    if link is None:
+        raise missing(f"task of model '{model.name}' named", task)
+    return link
 
 
 def remove(session: Session, model: Model) -> None:
@@ -107,29 +194,51 @@ def remove(session: Session, model: Model) -> None:
 
 def task_names(model: Model) -> list[str]:
     """Return the names of a model's tasks in order."""
-    return [link.task_row.name for link in model.tasks]
+    return [link.task for link in model.tasks]
 
 
 def specs_of(model: Model) -> list[TaskSpec]:
     """Return the specs of a model's tasks in order."""
-    return [spec_of(link.task_row) for link in model.tasks]
+    return [spec_of(link) for link in model.tasks]
 
 
-def parameters_of(tasks: Iterable[Task]) -> dict[str, int]:
-    """Return how many numbers each module of some tasks holds."""
-    return {name: n for task in tasks for name, n in report_of(task).parameters.items()}
+def expanded(model: Model, architecture_overrides: Mapping[str, Any]) -> list[TaskSpec]:
+    """Return the specs that a model's tasks would have with some sizes of its architecture changed.
 
-
-def check_together(tasks: Sequence[Task], limits: Limits) -> None:
-    """Refuse tasks that cannot be one model.
+    Args:
+        model: One with an architecture; it stays as it is.
+        architecture_overrides: Values by the names of the architecture's arguments, such as ``experts``.
 
     Raises:
-        ModuleConflictError: If two declare one module name differently.
-        SpecError: If all together are too large, or two need one field in different forms.
+        Invalid: At ``/<argument>`` if the model has no architecture, the architecture has no such argument, or the
+            value does not suit it.
     """
-    check_shared_modules(spec_of(task) for task in tasks)
-    check_budget(parameters_of(tasks), limits)
-    shared_fields({task.name: report_of(task) for task in tasks})
+    first = pointer_to(*list(architecture_overrides)[:1])
+    if model.architecture is None:
+        raise Invalid.at(first, f"model '{model.name}' has no architecture: its tasks are registered ones")
+    known = sorted(model.architecture.keys() - {"type"})
+    kind = model.architecture["type"]
+    faults = [
+        Fault(pointer_to(name), f"'{kind}' has no argument '{name}'; it has {', '.join(known)}")
+        for name in architecture_overrides
+        if name not in known
+    ]
+    specs: list[TaskSpec] = []
+    if not faults:
+        try:
+            architecture = ARCHITECTURE.validate_python({**model.architecture, **architecture_overrides})
+            specs = expand(architecture, [outline_of(link) for link in model.tasks])
+        except ValidationError as error:
+            # The place of what an argument breaks begins with the architecture's type.
+            faults = [
+                Fault(pointer_to(*entry["loc"][1:]) or first, entry["msg"].removeprefix("Value error, "))
+                for entry in error.errors()
+            ]
+        except SpecError as error:
+            faults = [Fault(first, fault.detail) for fault in error.faults]
+    if faults:
+        raise Invalid(f"{faults[0].pointer}: {faults[0].detail}", faults)
+    return specs
 
 
 def versions_of(session: Session, model: Model) -> list[int]:
@@ -207,6 +316,27 @@ def remove_alias(session: Session, model: Model, alias: str) -> None:
     model.aliases.remove(row)
 
 
+def _one_form(
+    architecture: Architecture | None, tasks: Sequence[str | TaskOutline]
+) -> tuple[list[str], list[TaskOutline]]:
+    """Return the tasks that are named and those that are outlined, after refusing those of the wrong form."""
+    names = [task for task in tasks if isinstance(task, str)]
+    outlines = [task for task in tasks if not isinstance(task, str)]
+    detail = (
+        "this is an outline, but without an architecture a model is made of registered tasks by name"
+        if architecture is None
+        else "this is a name, but a model with an architecture is made of outlines of its own tasks only"
+    )
+    is_named = architecture is None
+    if faults := [
+        Fault(pointer_to("tasks", i), detail)
+        for i, task in enumerate(tasks)
+        if isinstance(task, str) != is_named
+    ]:
+        raise Invalid(f"{faults[0].pointer}: {detail}", faults)
+    return names, outlines
+
+
 def _registered(session: Session, names: Sequence[str]) -> list[Task]:
     known = {task.name: task for task in session.scalars(select(Task).where(Task.name.in_(names)))}
     faults: list[Fault] = []
@@ -218,3 +348,23 @@ def _registered(session: Session, names: Sequence[str]) -> list[Task]:
     if faults:
         raise Invalid(f"{faults[0].pointer}: {faults[0].detail}", faults)
     return [known[name] for name in names]
+
+
+def _differs(model: Model, architecture: Architecture | None, made: Sequence[ModelTask]) -> bool:
+    """Say whether a model is another one than would be made of an architecture and tasks."""
+    if architecture_of(model) != architecture or task_names(model) != [task.task for task in made]:
+        return True
+    if architecture is None:
+        return False
+    return any(canonical(old) != canonical(new) for old, new in zip(model.tasks, made, strict=True))
+
+
+def _rewrite(model: Model, made: Sequence[ModelTask]) -> None:
+    """Put what an architecture makes now of a model's tasks, and perhaps of a new one, in the place of what it made."""
+    present = {link.task: link for link in model.tasks}
+    for task in made:
+        link = present.get(task.task)
+        if link is None:
+            model.tasks.append(task)
+        else:
+            link.position, link.spec, link.report = task.position, task.spec, task.report

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtl_core.building.fields import FieldShape
 from mtl_core.errors import MODULE_FAILURES, OperationError, SpecError, TaskloomError, first_line, pointer_to
-from mtl_core.losses import CrossEntropy
+from mtl_core.losses import LabelForm, Loss
 from mtl_core.model.plan import ExecutionPlan
 from mtl_core.specs import FieldSpec
 from mtl_core.task import Task
@@ -104,16 +104,15 @@ def _check_end(task: Task, output: torch.Tensor, labels: FieldSpec | None) -> No
         task.output_func.preds(task.output_func(output))
     except MODULE_FAILURES as error:
         raise SpecError.at("/output", f"does not suit {shape}: {_reason(error)}") from error
-    if isinstance(task.loss_func, CrossEntropy) and output.ndim < 2:
-        raise SpecError.at("/loss", f"cross-entropy needs one number for each class, not {shape}")
-    if labels is not None:
-        targets = torch.empty((_BATCH, *labels.shape), dtype=getattr(torch, labels.dtype), device="meta")
-        shape += f" and labels of shape {_shape(targets)} {labels.dtype}"
-    elif isinstance(task.loss_func, CrossEntropy):
-        targets = torch.empty((_BATCH, *output.shape[2:]), dtype=torch.int64, device="meta")
-    else:
-        targets = torch.empty_like(output)
     try:
+        form = LabelForm(list(output.shape[1:]), torch.float32)
+        if isinstance(task.loss_func, Loss):
+            form = task.loss_func.label_form(form.shape)
+        if labels is not None:
+            form = LabelForm(labels.shape, getattr(torch, labels.dtype))
+        targets = torch.empty((_BATCH, *form.shape), dtype=form.dtype, device="meta")
+        if labels is not None:
+            shape += f" and labels of shape {_shape(targets)} {labels.dtype}"
         task.loss_func(output, targets)
     except MODULE_FAILURES as error:
         raise SpecError.at("/loss", f"does not suit {shape}: {_reason(error)}") from error

@@ -11,6 +11,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from mtl_core.building.fields import FieldShape
 from mtl_core.errors import Fault, SpecError, pointer_to
 from mtl_core.modules import lazy_layers, resolve_module
+from mtl_core.modules.experts import Experts
 from mtl_core.modules.lazy import PLAIN
 from mtl_core.specs import OperationSpec, TaskSpec
 from mtl_core.task import INPUT
@@ -100,13 +101,22 @@ def settle_layers(spec: TaskSpec, layers: list[nn.Module]) -> TaskSpec:
 
 
 def unsettled(modules: Mapping[str, nn.Module]) -> list[nn.Module]:
-    """Return the modules' lazy layers, in the order in which :func:`open_layers` names them."""
+    """Return the modules' lazy layers, in the order in which :func:`open_layers` names them.
+
+    Of experts, whose layers a spec names once, they are the first one's.
+    """
     return [
         layer
         for module in modules.values()
-        for layer in module.modules()
+        for layer in _layers_once(module)
         if isinstance(layer, LazyModuleMixin)
     ]
+
+
+def _layers_once(module: nn.Module) -> Iterator[nn.Module]:
+    yield module
+    for child in [module.experts[0]] if isinstance(module, Experts) else module.children():
+        yield from _layers_once(child)
 
 
 def _with_sizes(spec: TaskSpec, sizes: Mapping[str, int]) -> TaskSpec:

@@ -24,6 +24,7 @@ from mtl_core.building.resolving import (
     unsettled,
 )
 from mtl_core.errors import Fault, ModuleConflictError, SpecError, pointer_to
+from mtl_core.kinds import KINDS
 from mtl_core.losses import LOSSES
 from mtl_core.model.architecture import spec_difference
 from mtl_core.model.plan import ExecutionPlan
@@ -218,6 +219,7 @@ def canonical_task(spec: TaskSpec) -> dict[str, Any]:
     """
     return spec.written_out() | {
         "module_pool": {name: canonical_module(module) for name, module in spec.module_pool.items()},
+        "kind": None if spec.kind is None else KINDS.canonical(spec.kind),
         "loss": LOSSES.canonical(spec.loss),
         "output": OUTPUTS.canonical(spec.output),
         "metrics": [METRICS.canonical(metric) for metric in spec.metrics],

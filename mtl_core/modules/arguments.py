@@ -9,6 +9,12 @@ from pydantic import AfterValidator, Field
 MAX_STACK = 64
 """How many layers a recurrent or transformer stack may have."""
 
+MAX_EXPERTS = 256
+"""How many experts, or other parts of one kind, a module may have side by side."""
+
+# As many as one operation has inputs.
+_MAX_TASKS = 64
+
 # Torch takes a kernel or stride of any size, and then spends seconds on it or divides by zero.
 _MAX_EXTENT = 1024
 
@@ -42,12 +48,15 @@ _Extent, _Margin = _known_extents(1), _known_extents(0)
 _OutputSize = _OptionalSize | Annotated[tuple[_OptionalSize, ...], Field(min_length=1, max_length=3)]
 _ModuleSpec = Annotated[dict[str, Any], Field(json_schema_extra={"description": "a module spec"})]
 _ModuleSpecs = Annotated[list[_ModuleSpec], Field(min_length=1, max_length=1024)]
+_Parallel = Annotated[int, Field(strict=True, ge=1, le=MAX_EXPERTS)]
+# A gate reads the experts of several modules.
+_GatedCount = Annotated[int, Field(strict=True, ge=1, le=MAX_EXPERTS * _MAX_TASKS)]
 _BatchFirst = (Literal[True], True)
 
 _SIZES = (  # noqa: SIM905 Eighteen lines of one name each would read no better.
     "in_features out_features in1_features in2_features in_channels out_channels num_features num_channels "
     "num_groups groups num_embeddings embedding_dim d_model nhead dim_feedforward num_parameters "
-    "upscale_factor downscale_factor"
+    "upscale_factor downscale_factor features condition_features bottleneck"
 ).split()
 
 BY_PARAMETER: dict[str, Any] = {
@@ -71,8 +80,26 @@ _RECURRENT: dict[str, Any] = {
     "bidirectional": (_Flag, False),
 }
 
+_DSELECT: dict[str, Any] = {
+    "n_experts": _GatedCount,
+    "k": _Parallel,
+    "gamma": Annotated[float, Field(strict=True, ge=1e-3, le=1e3)],
+    "entropy_weight": Annotated[float, Field(strict=True, ge=0, le=1e6)],
+}
+
 BY_MODULE: dict[str, dict[str, Any]] = {
     "Sequential": {"layers": _ModuleSpecs},
+    "Experts": {"n_experts": _Parallel, "layers": _ModuleSpecs},
+    **{name: {"n_experts": _GatedCount} for name in ("Gate", "LazyGate")},
+    **dict.fromkeys(("DSelectK", "LazyDSelectK"), _DSELECT),
+    "CrossStitch": {"n_tasks": Annotated[int, Field(strict=True, ge=2, le=_MAX_TASKS)], "own": _Rate},
+    **{
+        name: {
+            "heads": _Parallel,
+            "padding_idx": Annotated[int | None, Field(strict=True, ge=0, le=2**31 - 1)],
+        }
+        for name in ("AttentionPooling", "LazyAttentionPooling")
+    },
     "Residual": {"layers": _ModuleSpecs},
     "TransformerEncoder": {"encoder_layer": _ModuleSpec, "num_layers": _Count},
     "TransformerEncoderLayer": {

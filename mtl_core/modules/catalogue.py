@@ -13,9 +13,19 @@ from torch import nn
 
 from mtl_core.catalogue import Catalogue, as_json
 from mtl_core.errors import SpecError
-from mtl_core.modules.arguments import BY_MODULE, BY_PARAMETER, MAX_STACK
+from mtl_core.modules.arguments import BY_MODULE, BY_PARAMETER, MAX_EXPERTS, MAX_STACK
 from mtl_core.modules.combine import Add, Concat, Multiply, Residual
+from mtl_core.modules.conditioning import Adapter, FiLM, LazyAdapter, TaskEmbedding
+from mtl_core.modules.coupling import (
+    CrossStitch,
+    InformationTransfer,
+    JointProbability,
+    LazyInformationTransfer,
+)
+from mtl_core.modules.dselect import DSelectK, LazyDSelectK
+from mtl_core.modules.experts import Experts, Gate, LazyGate
 from mtl_core.modules.lazy import PLAIN, LazyEmbedding
+from mtl_core.modules.pooling import AttentionPooling, LazyAttentionPooling
 from mtl_core.modules.shape import Mean, Permute, Take
 
 MAX_DEPTH = 32
@@ -53,7 +63,15 @@ _TORCH_LAYERS = (  # noqa: SIM905 One string in groups reads better than a hundr
 
 
 _TRANSFORMER_LAYERS = 8
-_CHILDREN = {"Sequential": "layers", "Residual": "layers", "TransformerEncoder": "encoder_layer"}
+_CHILDREN = {
+    "Sequential": "layers",
+    "Residual": "layers",
+    "TransformerEncoder": "encoder_layer",
+    "Experts": "layers",
+}
+
+
+_Builder = Callable[[], nn.Module]
 
 
 def _sequential(layers: list[nn.Module]) -> nn.Module:
@@ -68,6 +86,12 @@ def _transformer_encoder(encoder_layer: nn.Module, num_layers: int) -> nn.Module
     return nn.TransformerEncoder(encoder_layer, num_layers, enable_nested_tensor=False)
 
 
+def _experts(n_experts: int, layers: list[nn.Module]) -> nn.Module:
+    """Apply several stacks of the same layers to one input side by side, each with initial weights of its own."""
+    size = len(layers) // n_experts
+    return Experts(nn.Sequential(*layers[i * size : (i + 1) * size]) for i in range(n_experts))
+
+
 _ENTRIES: dict[str, Callable[..., nn.Module]] = {
     **{name: getattr(nn, name) for name in _TORCH_LAYERS},
     "Sequential": _sequential,
@@ -80,6 +104,21 @@ _ENTRIES: dict[str, Callable[..., nn.Module]] = {
     "Mean": Mean,
     "Permute": Permute,
     "LazyEmbedding": LazyEmbedding,
+    "Experts": _experts,
+    "Gate": Gate,
+    "LazyGate": LazyGate,
+    "DSelectK": DSelectK,
+    "LazyDSelectK": LazyDSelectK,
+    "CrossStitch": CrossStitch,
+    "InformationTransfer": InformationTransfer,
+    "LazyInformationTransfer": LazyInformationTransfer,
+    "JointProbability": JointProbability,
+    "FiLM": FiLM,
+    "TaskEmbedding": TaskEmbedding,
+    "Adapter": Adapter,
+    "LazyAdapter": LazyAdapter,
+    "AttentionPooling": AttentionPooling,
+    "LazyAttentionPooling": LazyAttentionPooling,
 }
 
 MODULES: Catalogue[nn.Module] = Catalogue("module", _ENTRIES, BY_MODULE, BY_PARAMETER)
@@ -102,7 +141,7 @@ def build_module(spec: object, pointer: str = "") -> nn.Module:
           (0): Linear(in_features=2, out_features=8, bias=True)
         )
     """
-    return _walk(spec, pointer, MODULES.call)
+    return _walk(spec, pointer, _builder)()
 
 
 def canonical_module(spec: object, pointer: str = "") -> dict[str, Any]:
@@ -165,7 +204,7 @@ def count_layers(spec: object, limit: int) -> int:
     """Count a spec's layers before anything is checked or built, stopping soon after ``limit``.
 
     Recurrent and transformer stacks count each of their layers, both directions each; a transformer layer counts
-    as the eight that it is made of.
+    as the eight that it is made of; the layers of experts count once for each expert.
 
     Returns:
         The count, or some number above ``limit``.
@@ -191,11 +230,33 @@ def count_layers(spec: object, limit: int) -> int:
     return total
 
 
+def _builder(name: str, arguments: dict[str, Any], pointer: str) -> _Builder:
+    """Return what builds a module, each time anew, of what builds the modules in it."""
+
+    def build() -> nn.Module:
+        given = dict(arguments)
+        argument = _CHILDREN.get(name)
+        if argument and isinstance(given[argument], list):
+            children = cast("list[_Builder]", given[argument])
+            # Copies of built layers would need to draw their weights anew, which not every layer can do.
+            n_stacks = given["n_experts"] if name == "Experts" else 1
+            given[argument] = [child() for _ in range(n_stacks) for child in children]
+        elif argument:
+            given[argument] = given[argument]()
+        return MODULES.call(name, given, pointer)
+
+    return build
+
+
 def _copies(spec: dict[str, Any]) -> int:
-    n_layers = spec.get("num_layers", 1)
     # What is no sane number is refused later, with the other arguments.
-    known = n_layers if isinstance(n_layers, int) and 0 < n_layers <= MAX_STACK else 1
-    return known * (2 if spec.get("bidirectional") is True else 1)
+    if spec.get("type") == "Experts":
+        return _within(spec.get("n_experts"), MAX_EXPERTS)
+    return _within(spec.get("num_layers"), MAX_STACK) * (2 if spec.get("bidirectional") is True else 1)
+
+
+def _within(number: object, limit: int) -> int:
+    return number if isinstance(number, int) and 0 < number <= limit else 1
 
 
 def _walk(

@@ -1,7 +1,8 @@
 """Layers that leave their input's size open, until the data that a model is trained on tells it.
 
-Most are torch's own lazy layers, which take their size from the first input they see. An embedding's number of rows
-shows in no input, so :class:`LazyEmbedding` waits for the vocabulary of the field that feeds it.
+Most are torch's own lazy layers, which take their size from the first input they see, and those of our own that do the
+same (:mod:`mtl_core.modules.sized`). An embedding's number of rows shows in no input, so :class:`LazyEmbedding` waits
+for the vocabulary of the field that feeds it.
 """
 
 from __future__ import annotations
@@ -39,5 +40,10 @@ PLAIN: Final = {
     "LazyConv2d": ("Conv2d", "in_channels"),
     "LazyBatchNorm1d": ("BatchNorm1d", "num_features"),
     "LazyEmbedding": ("Embedding", "num_embeddings"),
+    "LazyGate": ("Gate", "in_features"),
+    "LazyDSelectK": ("DSelectK", "in_features"),
+    "LazyAdapter": ("Adapter", "in_features"),
+    "LazyAttentionPooling": ("AttentionPooling", "in_features"),
+    "LazyInformationTransfer": ("InformationTransfer", "features"),
 }
 """For each lazy layer the plain one that it stands for, and the argument that it leaves open."""

@@ -231,7 +231,7 @@ def _aligned(golds: Array, preds: Array | None, probs: Array | None) -> _Inputs:
         preds = preds[:, 0]
     if golds.ndim == 2 and golds.shape[1] == 1:
         golds = golds[:, 0]
-    elif golds.ndim == 2 and preds is not None and preds.ndim == 1:
+    elif golds.ndim == 2 and preds is not None and preds.ndim == 1 and np.issubdtype(preds.dtype, np.integer):
         # Distributions as labels are scored against their likeliest class.
         golds = golds.argmax(axis=1)
     return _Inputs(golds, preds, probs)

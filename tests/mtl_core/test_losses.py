@@ -83,6 +83,19 @@ CASES = {
     "mse": ("mse", "several"),
     "mae": ("mae", "one"),
     "huber": ({"type": "huber", "delta": 0.5}, "flat"),
+    "focal": ({"type": "focal", "weight": [1, 0.5, 3]}, "classes"),
+    "focal positions": ({"type": "focal", "gamma": 0.5}, "positions"),
+    "weights of labels": (
+        {"type": "binary_cross_entropy", "pos_weight": [2, 1, 3], "label_smoothing": 0.2},
+        "several",
+    ),
+    "binary focal": ({"type": "binary_focal", "pos_weight": 2}, "several"),
+    "corn": ("corn", "ordinal"),
+    "pinball": ("pinball", "quantiles"),
+    "pinball of vectors": ("pinball", "quantiles of several"),
+    "poisson": ("poisson", "several"),
+    "ranknet": ("ranknet", "flat"),
+    "ranknet in groups": ("ranknet", "groups"),
 }
 
 
@@ -99,6 +112,10 @@ def examples(kind: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         "several": (torch.randn(n, 3), several),
         "one": (torch.randn(n, 1), torch.rand(n)),
         "flat": (torch.randn(n), torch.rand(n)),
+        "ordinal": (torch.randn(n, 3), torch.randint(0, 4, (n,))),
+        "quantiles": (torch.randn(n, 3), torch.randn(n)),
+        "quantiles of several": (torch.randn(n, 3, 3), several),
+        "groups": (torch.randn(n, 1), torch.randint(0, 3, (n, 2))),
     }[kind]
 
 
@@ -165,6 +182,15 @@ def test_one_output_meets_flat_labels_and_nothing_is_broadcast(name: str) -> Non
         ({"type": "cross_entropy", "weights": [1]}, "/weights"),
         ({"type": "binary_cross_entropy", "pos_weight": 0}, ""),
         ({"type": "huber", "delta": True}, "/delta"),
+        ({"type": "binary_cross_entropy", "pos_weight": [1, 0]}, ""),
+        ({"type": "binary_cross_entropy", "pos_weight": []}, ""),
+        ({"type": "binary_cross_entropy", "label_smoothing": -0.1}, ""),
+        ({"type": "focal", "gamma": -1}, ""),
+        ({"type": "binary_focal", "gamma": "2"}, "/gamma"),
+        ({"type": "pinball", "quantiles": [0.5, 0.1]}, ""),
+        ({"type": "pinball", "quantiles": [0.1, 1.0]}, ""),
+        ({"type": "pinball", "quantiles": []}, ""),
+        ({"type": "ranknet", "max_partners": 0}, ""),
         ({"type": "hubert"}, "/type"),
         ("hubert", ""),
         ({}, "/type"),
@@ -216,3 +242,132 @@ def test_soft_cross_entropy_refuses_what_does_not_match() -> None:
         cross_entropy_with_probs(LOGITS, torch.tensor([0.0, 1.0]))
     with pytest.raises(TaskloomError, match="reduction 'average' is unknown"):
         cross_entropy_with_probs(LOGITS, LOGITS, reduction=cast("Any", "average"))
+
+
+@pytest.mark.parametrize("extra", [{}, {"weight": [1, 0.5, 3]}])
+def test_focal_is_cross_entropy_by_what_its_probability_lacks(extra: dict[str, Any]) -> None:
+    logits, classes = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
+    p = logits.softmax(dim=1)[torch.arange(6), classes].double()
+    weight = torch.tensor(extra.get("weight", [1, 1, 1])).double()[classes]
+    value = LOSSES.build({"type": "focal", "gamma": 1.5, **extra})(logits, classes)
+    expected = (weight * (1 - p) ** 1.5 * -p.log()).sum() / weight.sum()
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+    plain = LOSSES.build({"type": "cross_entropy", **extra})(logits, classes)
+    torch.testing.assert_close(LOSSES.build({"type": "focal", "gamma": 0, **extra})(logits, classes), plain)
+
+
+def test_binary_focal_is_that_of_the_paper_but_for_a_factor() -> None:
+    logits, labels = torch.randn(8), torch.tensor([0.0, 1, 1, 0, 0, 1, 0, 1])
+    p = torch.where(labels == 1, logits.sigmoid(), 1 - logits.sigmoid())
+    alpha = torch.where(labels == 1, 0.25, 0.75)
+    expected = (alpha * (1 - p) ** 2 * -p.log()).mean()
+    loss = LOSSES.build({"type": "binary_focal", "pos_weight": 0.25 / 0.75})
+    torch.testing.assert_close(0.75 * loss(logits, labels), expected)
+    same = [{"type": "binary_focal", "gamma": 0}, {"type": "binary_cross_entropy"}]
+    torch.testing.assert_close(*(LOSSES.build(spec)(logits, labels) for spec in same))
+
+
+@pytest.mark.parametrize("name", ["focal", "binary_focal"])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_the_gradient_of_a_focal_loss_is_finite_where_an_example_is_certain(name: str, gamma: float) -> None:
+    outputs = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
+    labels = torch.tensor([0, 0]) if name == "focal" else torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    loss = LOSSES.build({"type": name, "gamma": gamma})(outputs, labels)
+    (gradient,) = torch.autograd.grad(loss, outputs)
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
+
+
+def test_smoothed_binary_labels_are_smoothed_classes_of_two() -> None:
+    logits, labels = torch.randn(5), torch.tensor([0, 1, 1, 0, 1])
+    of_two = torch.stack([torch.zeros(5), logits], dim=1)
+    expected = F.cross_entropy(of_two, labels, label_smoothing=0.3)
+    loss = LOSSES.build({"type": "binary_cross_entropy", "label_smoothing": 0.3})
+    torch.testing.assert_close(loss(logits, labels), expected)
+
+
+def test_a_list_of_weights_has_one_for_each_output_and_no_other_number() -> None:
+    logits, labels = torch.randn(3, 2), torch.ones(3, 2)
+    loss = LOSSES.build({"type": "binary_cross_entropy", "pos_weight": [2, 5]})
+    each = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=0)
+    torch.testing.assert_close(loss(logits, labels), (2 * each[0] + 5 * each[1]) / 2)
+    for outputs in (torch.zeros(2), torch.zeros(2, 3)):
+        with pytest.raises(ValueError, match="one for each output"):
+            loss(outputs, torch.zeros_like(outputs))
+
+
+def test_corn_asks_each_step_of_the_labels_that_reach_it() -> None:
+    logits, labels = torch.randn(5, 3), torch.tensor([0, 3, 1, -1, 2])
+    terms = [
+        F.binary_cross_entropy_with_logits(logits[i, j], torch.tensor(float(y > j)))
+        for i, y in enumerate(labels.tolist())
+        for j in range(3)
+        if y >= j and y >= 0
+    ]
+    torch.testing.assert_close(LOSSES.build("corn")(logits, labels), torch.stack(terms).mean())
+
+
+def test_pinball_is_least_at_the_quantiles_of_the_labels() -> None:
+    labels = torch.arange(101.0)
+    loss = LOSSES.build({"type": "pinball", "quantiles": [0.25, 0.5]})
+
+    def of(low: float, middle: float) -> float:
+        return loss(torch.tensor([[float(low), middle]]).expand(101, 2), labels).item()
+
+    assert of(25, 50) < min(of(20, 50), of(30, 50), of(25, 45), of(25, 55))
+    assert LOSSES.build({"type": "pinball", "quantiles": [0.5]})(labels[:, None], labels + 2).item() == 1
+    torch.testing.assert_close(
+        loss(torch.ones(3, 2), torch.zeros(3, 1)), loss(torch.ones(3, 2), torch.zeros(3))
+    )
+    with pytest.raises(ValueError, match="each of 2 quantiles"):
+        loss(torch.zeros(3, 3), torch.zeros(3))
+
+
+def test_poisson_is_the_likelihood_of_counts() -> None:
+    rates, counts = torch.tensor([0.5, 2.0, 7.0]), torch.tensor([0, 3, 5])
+    expected = -torch.distributions.Poisson(rates).log_prob(counts) - torch.lgamma(counts + 1.0)
+    torch.testing.assert_close(LOSSES.build("poisson")(rates.log(), counts), expected.mean())
+
+
+def ranknet_by_hand(scores: list[float], groups: list[int], relevances: list[float]) -> float:
+    terms = [
+        math.log1p(math.exp(-(scores[i] - scores[j])))
+        for i in range(len(scores))
+        for j in range(len(scores))
+        if groups[i] == groups[j] and relevances[i] > relevances[j]
+    ]
+    return sum(terms) / len(terms)
+
+
+def test_ranknet_compares_what_is_of_one_group_and_differs() -> None:
+    scores, groups, relevances = [0.3, -1.0, 2.0, 0.5, 0.1], [7, 3, 7, 7, 3], [2.0, 0.0, 1.0, 2.0, 5.0]
+    labels = torch.tensor(list(zip(groups, relevances, strict=True)))
+    loss = LOSSES.build("ranknet")
+    assert loss(torch.tensor(scores), labels).item() == pytest.approx(
+        ranknet_by_hand(scores, groups, relevances)
+    )
+    assert loss(torch.tensor(scores)[:, None], labels[:, 1]).item() == pytest.approx(
+        ranknet_by_hand(scores, [0] * 5, relevances)
+    )
+    unlabelled = torch.tensor([[7, math.nan], [-1.0, 1.0], [7, -1.0]])
+    longer = torch.cat([labels, unlabelled])
+    assert loss(torch.tensor([*scores, 9.0, 9.0, 9.0]), longer).item() == pytest.approx(
+        ranknet_by_hand(scores, groups, relevances)
+    )
+
+
+@pytest.mark.parametrize("labels", [[1.0, 1.0, 1.0], [[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]]])
+def test_a_batch_without_a_pair_pulls_nowhere(labels: Any) -> None:
+    scores = torch.randn(3, requires_grad=True)
+    loss = LOSSES.build("ranknet")(scores, torch.tensor(labels))
+    (gradient,) = torch.autograd.grad(loss, scores)
+    assert loss.item() == 0
+    assert gradient.tolist() == [0, 0, 0]
+
+
+def test_a_large_group_is_judged_by_some_of_its_pairs() -> None:
+    scores = torch.arange(3000.0) / 1000
+    noisy = scores + torch.randn(3000, generator=torch.Generator().manual_seed(1))
+    every, some = (LOSSES.build({"type": "ranknet", "max_partners": m})(scores, noisy) for m in (3000, 32))
+    assert some != every
+    assert some.item() == pytest.approx(every.item(), rel=0.02)

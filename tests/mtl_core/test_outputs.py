@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from mtl_core.outputs import OUTPUTS, as_output
@@ -30,3 +31,47 @@ def test_identity_answers_values() -> None:
 def test_an_output_stays_what_it_is() -> None:
     softmax = OUTPUTS.build("softmax")
     assert as_output(softmax) is softmax
+
+
+def test_ordinal_probabilities_are_of_classes_and_never_out_of_order() -> None:
+    logits = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)) * 3
+    output = OUTPUTS.build("ordinal")
+    probs = output(logits)
+    above = torch.sigmoid(logits).cumprod(dim=1)
+    torch.testing.assert_close(probs.sum(dim=1), torch.ones(20))
+    assert (probs >= 0).all()
+    torch.testing.assert_close(probs[:, 0], 1 - above[:, 0])
+    torch.testing.assert_close(probs[:, 2], above[:, 1] - above[:, 2])
+    torch.testing.assert_close(probs[:, 4], above[:, 3])
+    assert output.preds(probs).tolist() == (above > 0.5).sum(dim=1).tolist()
+    assert len(set(output.preds(probs).tolist())) > 2
+    assert output.has_classes
+
+
+def test_ordinal_predicts_the_median_rather_than_the_likeliest_class() -> None:
+    output = OUTPUTS.build("ordinal")
+    assert output.preds(torch.tensor([[0.4, 0.25, 0.35], [0.6, 0.0, 0.4]])).tolist() == [1, 0]
+    certain = output(torch.tensor([[50.0, 50.0], [-50.0, 50.0], [50.0, -50.0]]))
+    assert output.preds(certain).tolist() == [2, 0, 1]
+    with pytest.raises(ValueError, match="classes in order"):
+        output(torch.zeros(3))
+
+
+def test_exponentials_are_rates() -> None:
+    output = OUTPUTS.build("exp")
+    rates = output(torch.tensor([[0.0], [2.0]]).log1p())
+    torch.testing.assert_close(output.preds(rates), torch.tensor([1.0, 3.0]))
+    assert not output.has_classes
+
+
+def test_quantiles_never_cross_and_the_middle_one_is_predicted() -> None:
+    output = OUTPUTS.build("quantiles")
+    values = output(torch.tensor([[1.0, 3.0, 2.0], [0.0, 1.0, 2.0]]))
+    assert values.tolist() == [[1, 2, 3], [0, 1, 2]]
+    assert output.preds(values).tolist() == [2, 1]
+    assert output.preds(output(torch.zeros(2, 4, 3))).shape == (2, 4)
+    low = OUTPUTS.build({"type": "quantiles", "quantiles": [0.05, 0.4]})
+    assert low.preds(low(torch.tensor([[2.0, 1.0]]))).tolist() == [2]
+    for logits in (torch.zeros(2, 2), torch.zeros(3)):
+        with pytest.raises(ValueError, match="each of 3 quantiles"):
+            output(logits)

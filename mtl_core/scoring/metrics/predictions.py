@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
+import torch
 
 from mtl_core.data import UNLABELLED
 from mtl_core.scoring.metrics.metric import (
@@ -12,7 +15,11 @@ from mtl_core.scoring.metrics.metric import (
     check_same_shape,
     given,
     ratio,
+    through_torchmetrics,
 )
+
+# Its table has their square of entries.
+_MAX_KAPPA_CLASSES = 1_000
 
 
 class Accuracy(Metric):
@@ -111,14 +118,35 @@ class Recall(Metric):
 
 
 class MacroF1(Metric):
-    """Mean of the classes' F1, over the classes that occur among labels or predictions."""
+    """Mean of the F1 of all classes, or labels where an example has several, that are labelled or predicted at all."""
 
     def __call__(self, golds: Array, preds: Array, probs: Array) -> float:
         """Return the mean, in [0, 1]."""
-        confusion = _confusion(golds, preds)
-        denominators = confusion.sum(axis=0) + confusion.sum(axis=1)
-        occurs = denominators > 0
-        return float((2 * confusion.diagonal()[occurs] / denominators[occurs]).mean())
+        hits, labelled, predicted = _counts_by_class(golds, preds)
+        return _mean_share(2 * hits, labelled + predicted)
+
+
+class Jaccard(Metric):
+    """Mean of the overlap of what is labelled and what is predicted, over the same classes or labels as ``f1_macro``.
+
+    The overlap is the number of examples that are both over the number that are either.
+    """
+
+    def __call__(self, golds: Array, preds: Array, probs: Array) -> float:
+        """Return the mean, in [0, 1]."""
+        hits, labelled, predicted = _counts_by_class(golds, preds)
+        return _mean_share(hits, labelled + predicted - hits)
+
+
+class HammingLoss(Metric):
+    """Share of labels that are predicted wrongly, each label of an example that has several counting by itself."""
+
+    higher_is_better = False
+
+    def __call__(self, golds: Array, preds: Array, probs: Array) -> float:
+        """Return the share of the labels given, in [0, 1]."""
+        check_same_shape(golds, preds)
+        return float((golds != preds)[given(golds)].mean())
 
 
 class MicroF1(Metric):
@@ -149,6 +177,32 @@ class MatthewsCorrelation(Metric):
         return ratio(correct * n - predicted @ actual, np.sqrt(spread))
 
 
+class CohenKappa(Metric):
+    """Agreement of labels and predictions beyond what chance would give (Cohen, 1960).
+
+    Args:
+        weights: What an error costs: ``"none"``, all alike, or by how many classes it is off, ``"linear"`` or
+            ``"quadratic"``, for classes that have an order; default ``"none"``.
+    """
+
+    def __init__(self, weights: Literal["none", "linear", "quadratic"] = "none") -> None:
+        self.weights = weights
+
+    def __call__(self, golds: Array, preds: Array, probs: Array) -> float:
+        """Return kappa, at most 1; 0 is chance."""
+        check_same_shape(golds, preds)
+        classes = np.stack([preds, golds]).astype(np.int64)
+        if classes.ndim != 2 or classes.min() < 0 or classes.max() >= _MAX_KAPPA_CLASSES:
+            raise UndefinedMetricError(
+                f"cohen_kappa is for one class an example, of {_MAX_KAPPA_CLASSES:,} at most"
+            )
+        sides, k = torch.from_numpy(classes), max(2, int(classes.max()) + 1)
+        return through_torchmetrics(
+            lambda f: f.cohen_kappa(*sides, task="multiclass", num_classes=k, weights=self.weights),
+            "cohen_kappa",
+        )
+
+
 def _binary_counts(golds: Array, preds: Array, pos_label: int) -> tuple[float, float, float]:
     """Return true positives, false positives, false negatives."""
     if golds.ndim != 1 or preds.ndim != 1:
@@ -170,3 +224,21 @@ def _confusion(golds: Array, preds: Array) -> Array:
     _, codes = np.unique(np.concatenate([golds, preds]), return_inverse=True)
     k, n = int(codes.max()) + 1, len(golds)
     return np.bincount(codes[:n] * k + codes[n:], minlength=k * k).reshape(k, k)
+
+
+def _counts_by_class(golds: Array, preds: Array) -> tuple[Array, Array, Array]:
+    """Return how often each class ``[k]`` is labelled and predicted, labelled, and predicted."""
+    if golds.ndim == 2:
+        check_same_shape(golds, preds)
+        labelled, predicted = golds == 1, (preds == 1) & given(golds)
+        return (labelled & predicted).sum(axis=0), labelled.sum(axis=0), predicted.sum(axis=0)
+    confusion = _confusion(golds, preds)
+    return confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+
+
+def _mean_share(numerators: Array, denominators: Array) -> float:
+    """Return the mean of quotients ``[k]``, but for those with nothing to divide by."""
+    occurs = denominators > 0
+    if not occurs.any():
+        raise UndefinedMetricError("this metric needs a label of 1, or a prediction")
+    return float((numerators[occurs] / denominators[occurs]).mean())

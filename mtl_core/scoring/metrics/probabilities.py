@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+from typing import Literal
 
-from mtl_core.scoring.metrics.metric import Array, Metric, UndefinedMetricError
+import numpy as np
+import torch
+
+from mtl_core.scoring.metrics.metric import (
+    Array,
+    Metric,
+    UndefinedMetricError,
+    columns,
+    mean_ranks,
+    through_torchmetrics,
+)
 
 
 class TopK(Metric):
@@ -35,6 +46,7 @@ class LogLoss(Metric):
     """Mean negative log-probability (nats) of the labelled class, probabilities clipped at 1e-15."""
 
     inputs = ("golds", "probs")
+    higher_is_better = False
 
     def __call__(self, golds: Array, preds: Array, probs: Array) -> float:
         """Return the mean, at least 0."""
@@ -51,16 +63,21 @@ class LogLoss(Metric):
 
 
 class RocAuc(Metric):
-    """Area under the ROC curve for two classes: the chance that a positive outranks a negative, ties half."""
+    """Area under the ROC curve for two classes: the chance that a positive outranks a negative, ties half.
+
+    With several labels an example, the mean of the areas of those that occur as both 0 and 1.
+    """
 
     inputs = ("golds", "probs")
 
     def __call__(self, golds: Array, preds: Array, probs: Array) -> float:
         """Return the area, in [0, 1]."""
-        positive = _two_class(golds) == 1
-        if positive.all() or not positive.any():
-            raise UndefinedMetricError("roc_auc needs labels of both classes")
-        return _area(positive, _positive_score(probs))
+
+        def of_label(labels: Array, score: Array) -> float | None:
+            positive = labels == 1
+            return None if positive.all() or not positive.any() else _area(positive, score)
+
+        return _mean_by_label(golds, probs, of_label, "roc_auc needs labels of both classes")
 
 
 class RocAucOneVersusRest(Metric):
@@ -79,29 +96,84 @@ class RocAucOneVersusRest(Metric):
 
 
 class AveragePrecision(Metric):
-    """Area under the steps of precision over recall for two classes; equal probabilities are one step."""
+    """Area under the steps of precision over recall for two classes; equal probabilities are one step.
+
+    With several labels an example, the mean of the areas of those that occur as 1.
+    """
 
     inputs = ("golds", "probs")
 
     def __call__(self, golds: Array, preds: Array, probs: Array) -> float:
         """Return the area, in [0, 1]."""
-        positive, score = _two_class(golds) == 1, _positive_score(probs)
-        if not positive.any():
-            raise UndefinedMetricError("average_precision needs labels of class 1")
-        order = np.argsort(-score, kind="stable")
-        ranked = score[order]
-        # How many examples have at least each distinct probability.
-        counts = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)) + 1
-        hits = positive[order].cumsum()[counts - 1]
-        return float((np.diff(hits, prepend=0) * (hits / counts)).sum() / positive.sum())
+
+        def of_label(labels: Array, score: Array) -> float | None:
+            positive = labels == 1
+            if not positive.any():
+                return None
+            order = np.argsort(-score, kind="stable")
+            ranked = score[order]
+            # How many examples have at least each distinct probability.
+            counts = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)) + 1
+            hits = positive[order].cumsum()[counts - 1]
+            return float((np.diff(hits, prepend=0) * (hits / counts)).sum() / positive.sum())
+
+        return _mean_by_label(golds, probs, of_label, "average_precision needs labels of class 1")
+
+
+class CalibrationError(Metric):
+    """How far probabilities are from the shares of examples that they come true for, examples binned by them.
+
+    With two classes the probability is that of class 1, with more it is that of the likeliest class.
+
+    Source: Naeini, Cooper and Hauskrecht, Obtaining Well Calibrated Probabilities Using Bayesian Binning, 2015.
+
+    Args:
+        n_bins: How many bins of equal width the probabilities fall into; default 15, range 1 to 10,000.
+        norm: ``"l1"``, the mean difference of an example, ``"l2"``, the root of its mean square, or ``"max"``, that of
+            the worst bin; default ``"l1"``.
+    """
+
+    inputs = ("golds", "probs")
+    higher_is_better = False
+
+    def __init__(self, n_bins: int = 15, norm: Literal["l1", "l2", "max"] = "l1") -> None:
+        if not 1 <= n_bins <= 10_000:
+            raise ValueError("n_bins must be between 1 and 10,000")
+        self.n_bins = n_bins
+        self.norm = norm
+
+    def __call__(self, golds: Array, preds: Array, probs: Array) -> float:
+        """Return the error, in [0, 1]."""
+        if probs.ndim == 2 and probs.shape[1] > 2:
+            if golds.ndim != 1 or golds.min() < 0 or golds.max() >= probs.shape[1]:
+                raise UndefinedMetricError("calibration_error needs one label an example, with a probability")
+            labels, told, k = golds, probs, probs.shape[1]
+        else:
+            labels, told, k = _two_class(golds), _positive_score(probs), None
+        sides = torch.from_numpy(told.astype(np.float64)), torch.from_numpy(labels.astype(np.int64))
+        task = {"task": "binary"} if k is None else {"task": "multiclass", "num_classes": k}
+        return through_torchmetrics(
+            lambda f: f.calibration_error(*sides, n_bins=self.n_bins, norm=self.norm, **task),
+            "calibration_error",
+        )
+
+
+def _mean_by_label(
+    golds: Array, probs: Array, of_label: Callable[[Array, Array], float | None], why_none: str
+) -> float:
+    """Return the mean over the labels of an example, one or several, that have a value."""
+    pairs = columns(golds, probs) if golds.ndim == 2 else [(golds, _positive_score(probs))]
+    values = [of_label(_two_class(labels), score) for labels, score in pairs]
+    known = [value for value in values if value is not None]
+    if not known:
+        raise UndefinedMetricError(why_none)
+    return float(np.mean(known))
 
 
 def _area(positive: Array, score: Array) -> float:
     """Return the area under the ROC curve of scores ``[n]``, of which some but not all are of positives."""
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(counts) - (counts - 1) / 2
-    rank_sum = mean_rank[inverse][positive].sum()
+    rank_sum = mean_ranks(score)[positive].sum()
     return float((rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 
 

@@ -9,7 +9,7 @@ import importlib
 import math
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -177,6 +177,8 @@ class CAGrad(GramianCombiner):
 class IMTLG(GramianCombiner):
     """The gradient that gains as much along each task's direction, times the number of tasks.
 
+    Where gradients are nearly opposed it may be very long, or against all tasks: clip it.
+
     Args:
         on: Where gradients are compared; default ``"parameters"``.
 
@@ -185,7 +187,8 @@ class IMTLG(GramianCombiner):
     """
 
     def _weigh(self, gramian: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
-        return _aggregation().IMTLGWeighting()(gramian) * len(names)
+        # In the precision of the gradients, what is noise in their products has no inverse.
+        return _aggregation().IMTLGWeighting()(gramian.float()) * len(names)
 
 
 class AlignedMTL(GramianCombiner):
@@ -206,14 +209,15 @@ class AlignedMTL(GramianCombiner):
         self._scale = scale
 
     def _weigh(self, gramian: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
-        return _aggregation().AlignedMTLWeighting(scale_mode=self._scale)(gramian) * len(names)
+        # In the precision of the gradients, what is noise in their products is no principal direction.
+        return _aggregation().AlignedMTLWeighting(scale_mode=self._scale)(gramian.float()) * len(names)
 
 
 class FairGrad(GramianCombiner):
     """The gradient that shares out the tasks' gains fairly, in the sense of alpha-fairness.
 
     The weights add up to the number of tasks: the method gives a direction. With ``alpha`` 1 it is Nash-MTL's, and
-    with a large one it is MGDA's. No task is against it.
+    with a large one it is MGDA's. No task is against it, as far as the solver gets.
 
     Args:
         alpha: From proportional fairness, 1, to that of the task which gains least, infinity; default 1, range
@@ -279,7 +283,7 @@ class ConFIG(GramianCombiner):
         # The direction turns with the gradients: it is that of any rows with the same products, here as few as can be.
         rows = torch.from_numpy(solvers.root(gramian.numpy()))
         combined = _aggregation().ConFIG()(rows)
-        return torch.linalg.solve(rows.T, combined)
+        return cast("torch.Tensor", torch.linalg.solve(rows.T, combined))
 
 
 class NashMTL(GramianCombiner):
@@ -287,7 +291,7 @@ class NashMTL(GramianCombiner):
 
     The weights add up to the number of tasks: the method gives a direction. Needs CVXPY and ECOS, of which the latter
     is licensed under the GPL: ``pip install "taskloom[nash]"``. ``fairgrad`` with ``alpha`` 1 has the same solution
-    without them.
+    without them, and more exactly: this method's solver may stop short of it.
 
     Args:
         max_iterations: Of the solver, in a step; default 20, range [1, 1000].
@@ -324,8 +328,10 @@ class NashMTL(GramianCombiner):
         self._bargains[key] = bargain
         if len(self._bargains) > _MAX_BARGAINS:
             del self._bargains[next(iter(self._bargains))]
-        weights: torch.Tensor = bargain.weighting(torch.from_numpy(solvers.root(gramian.numpy())))
-        return weights
+        # The bargain does not depend on the gradients' lengths, but its solver copes best with equal ones.
+        lengths = gramian.diagonal().sqrt()
+        units = torch.from_numpy(solvers.root(gramian.numpy())) / lengths[:, None]
+        return cast("torch.Tensor", bargain.weighting(units)) / lengths
 
 
 def _aggregation() -> Any:

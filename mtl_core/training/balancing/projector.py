@@ -13,8 +13,7 @@ class NonNegativeProjector(DualConeProjector):
     """Projects onto the dual cone of some gradients: the nearest vector that none of them is against.
 
     With ``v = u + x`` the program ``min vᵀGv, v ≥ u`` is ``min ‖Rᵀx + Rᵀu‖², x ≥ 0`` for any root ``G = RRᵀ``, which
-    is non-negative least squares. Gradients are brought to length 1 first, so that a small one counts as a large one
-    does.
+    is non-negative least squares.
 
     Source:
         Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, 2024, https://arxiv.org/abs/2406.16232,
@@ -36,12 +35,7 @@ class NonNegativeProjector(DualConeProjector):
         Returns:
             Weights of the shape and dtype of ``U``, each at least as large as there.
         """
-        gramian = G.detach().cpu().double().numpy()
-        lengths = np.sqrt(gramian.diagonal())
-        transposed = root(gramian / np.outer(lengths, lengths)).T
-        units = U.detach().cpu().double().numpy() * lengths
-        weights = [
-            u + non_negative_least_squares(transposed, -transposed @ u)
-            for u in units.reshape(-1, len(lengths))
-        ]
-        return torch.as_tensor(np.reshape(weights, units.shape) / lengths).to(U)
+        transposed = root(G.detach().cpu().double().numpy()).T
+        least = U.detach().cpu().double().numpy()
+        added = [non_negative_least_squares(transposed, -transposed @ u) for u in least.reshape(-1, len(G))]
+        return torch.as_tensor(least + np.reshape(added, least.shape)).to(U)

@@ -31,7 +31,8 @@ def min_norm_weights(gramian: np.ndarray) -> np.ndarray:
         array([0.75, 0.25])
     """
     n = len(gramian)
-    scale = math.sqrt(gramian.trace() / n) or 1.0
+    # At the size of the shortest gradient both terms count.
+    scale = math.sqrt(gramian.diagonal().min()) or 1.0
     stacked = np.vstack([root(gramian).T / scale, np.ones(n)])
     weights = non_negative_least_squares(stacked, np.append(np.zeros(len(stacked) - 1), 1.0))
     return weights / weights.sum()
@@ -81,15 +82,22 @@ def conflict_averse_weights(gramian: np.ndarray, c: float) -> np.ndarray:
 
 
 def root(gramian: np.ndarray) -> np.ndarray:
-    """Return ``R`` with ``RRᵀ`` a Gramian, ``[m, m]``, but for what is lost in noise."""
-    values, vectors = np.linalg.eigh(gramian)
-    return vectors * np.sqrt(np.maximum(values, _NOISE * values[-1]))
+    """Return ``R`` with ``RRᵀ`` a Gramian, ``[m, m]``, but for what is lost in noise.
+
+    Gradients are brought to length 1 meanwhile, so that the noise of a large one does not drown a small one.
+    """
+    lengths = np.sqrt(gramian.diagonal())
+    lengths = np.where(lengths > 0, lengths, 1.0)
+    values, vectors = np.linalg.eigh(gramian / np.outer(lengths, lengths))
+    return lengths[:, None] * vectors * np.sqrt(np.maximum(values, _NOISE * values[-1]))
 
 
 def non_negative_least_squares(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return the ``x`` of at least 0 that minimises ``‖Ax - b‖``, ``[n]`` for ``A [k, n]`` and ``b [k]``."""
-    solution, _ = _optimize().nnls(matrix, target, maxiter=50 * len(target))
-    return solution
+    # The solver's tolerance is one for all columns.
+    sizes = np.linalg.norm(matrix, axis=0)
+    solution, _ = _optimize().nnls(matrix / sizes, target, maxiter=50 * len(target))
+    return solution / sizes
 
 
 def _optimize() -> Any:

@@ -32,6 +32,7 @@ class Case:
 
 
 _LINEAR = {"type": "Linear", "in_features": 4, "out_features": 4}
+_LAZY_LINEAR = {"type": "LazyLinear", "out_features": 4}
 _ENCODER_LAYER = {"type": "TransformerEncoderLayer", "d_model": 4, "nhead": 2, "dim_feedforward": 8}
 _VECTOR, _SEQUENCE, _IMAGE, _VOLUME = [4], [4, 6], [4, 6, 6], [4, 6, 6, 6]
 _BY_DIMENSION = {1: _SEQUENCE, 2: _IMAGE, 3: _VOLUME}
@@ -47,6 +48,11 @@ def _per_dimension(
     prefix: str, arguments: dict[str, Any], dimensions: tuple[int, ...] = (1, 2, 3)
 ) -> list[Case]:
     return [Case(f"{prefix}{d}d", arguments, [_BY_DIMENSION[d]]) for d in dimensions]
+
+
+def _sized(type_: str, arguments: dict[str, Any], shapes: list[list[int]]) -> list[Case]:
+    """A type with the size of its first input given, and its lazy twin."""
+    return [Case(type_, {"in_features": 4} | arguments, shapes), Case(f"Lazy{type_}", arguments, shapes)]
 
 
 CASES = [
@@ -103,4 +109,15 @@ CASES = [
     Case("LazyLinear", {"out_features": 2}, [_VECTOR]),
     *_per_dimension("LazyConv", {"out_channels": 2, "kernel_size": 3}, (1, 2)),
     Case("LazyBatchNorm1d", {}, [_VECTOR]),
+    Case("Experts", {"n_experts": 3, "layers": [_LAZY_LINEAR, {"type": "ReLU"}]}, [_VECTOR]),
+    *_sized("Gate", {"n_experts": 5}, [_VECTOR, [3, 4], [2, 4]]),
+    *_sized("DSelectK", {"n_experts": 5, "k": 2}, [_VECTOR, [3, 4], [2, 4]]),
+    *_sized("Adapter", {"bottleneck": 2}, [[6, 4]]),
+    *_sized("AttentionPooling", {"heads": 2}, [[6, 4]]),
+    Case("InformationTransfer", {"features": 4}, [_VECTOR, _VECTOR]),
+    Case("LazyInformationTransfer", {}, [_VECTOR, _VECTOR]),
+    Case("CrossStitch", {"n_tasks": 2}, [_VECTOR, _VECTOR], alone=False),
+    Case("JointProbability", {}, [[1], [1]]),
+    Case("FiLM", {"features": 4, "condition_features": 2}, [_VECTOR, [2]]),
+    Case("TaskEmbedding", {"features": 4}, [_VECTOR]),
 ]

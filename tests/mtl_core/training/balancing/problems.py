@@ -36,8 +36,11 @@ COMBINERS = [
     ),
     *("config", *(["nash_mtl"] if find_spec("cvxpy") and find_spec("ecos") else [])),
 ]
+# How the representation takes the parameters' place is the same for all.
+_ON_BOTH = ("pcgrad", "graddrop", "mgda", "gradnorm")
 LOOKING: list[Any] = [
-    {"type": name, "on": on} for name in (*COMBINERS, "gradnorm") for on in ("parameters", "representation")
+    *({"type": name, "on": "parameters"} for name in (*COMBINERS, "gradnorm")),
+    *({"type": name, "on": "representation"} for name in _ON_BOTH),
 ]
 EVERY: list[Any] = [*LOSS_WEIGHTINGS, *LOOKING]
 
@@ -117,7 +120,7 @@ class Problem:
         with torch.no_grad():
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
-                    parameter -= lr * parameter.grad
+                    parameter.sub_(lr * parameter.grad)
             if balancer.wants_losses_again:
                 balancer.after_step(lambda: self.losses(names))
         return gradients
@@ -134,6 +137,7 @@ def squared_error(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def combined(spec: Any, jacobian: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
     """Return what a balancer makes of given gradients ``[m, n]`` of one shared parameter, and its weights."""
     theta = nn.Linear(1, jacobian.shape[1], bias=False).to(jacobian.dtype)
+    nn.init.ones_(theta.weight)
     tasks: list[Task] = []
     for i, row in enumerate(jacobian):
         head = nn.Linear(len(row), 1, bias=False).to(jacobian.dtype)
@@ -147,6 +151,7 @@ def combined(spec: Any, jacobian: torch.Tensor) -> tuple[torch.Tensor, dict[str,
     X = {"x": torch.ones(1, 1, dtype=jacobian.dtype)}
     cut = Cut() if balancer.cuts else None
     losses, _ = model.calculate_loss(X, dict.fromkeys(model.tasks, torch.zeros(1)), cut)
+    torch.manual_seed(0)
     balancer.backward(losses, cut, unscaled)
     gradient = model.module_pool["theta"].weight.grad
     assert isinstance(gradient, torch.Tensor)

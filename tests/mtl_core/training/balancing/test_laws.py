@@ -7,10 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from .problems import COMBINERS, EVERY, LOOKING, Problem, combined, shared, spec_id
+from .problems import COMBINERS, EVERY, LOOKING, Problem, combined, shared, spec_id, unscaled
 
 every_balancer = pytest.mark.parametrize("spec", EVERY, ids=spec_id)
-DRAWS = {"random", "pcgrad", "gradvac", "graddrop"}
+# They draw by the alphabet, and are held to the order of tasks alone; and fixed weights are bound to names.
+DRAW = {"random", "pcgrad", "gradvac", "graddrop", "fixed"}
+
+
+def _name(spec: Any) -> str:
+    return spec if isinstance(spec, str) else spec["type"]
 
 
 def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], rtol: float = 1e-4) -> bool:
@@ -54,10 +59,8 @@ def test_the_order_of_tasks_means_nothing(spec: Any) -> None:
         assert _same(first, second)
 
 
-@every_balancer
+@pytest.mark.parametrize("spec", [spec for spec in EVERY if _name(spec) not in DRAW], ids=spec_id)
 def test_the_names_of_tasks_mean_nothing(spec: Any) -> None:
-    if spec_id(spec).split("-")[0] in DRAWS | {"fixed"}:
-        pytest.skip("draws go by the alphabet, and are held to the order of names alone")
     jacobian = torch.tensor([[1.0, 2.0, 0.5], [-1.0, 1.0, 0.2], [0.3, -0.4, 0.7]]) + 2
     there, weights = combined(spec, jacobian)
     order = [2, 0, 1]
@@ -75,8 +78,8 @@ def test_a_task_may_be_absent_for_long(spec: Any) -> None:
     balancer = problem.begin(spec)
     problem.step(balancer, "abc")
     kept = balancer.state_dict() | {name: p.detach().clone() for name, p in balancer.parameters().items()}
-    for step in range(10):
-        gradients = problem.step(balancer, "ab" if step % 2 else "b")
+    for step in range(5):
+        gradients = problem.step(balancer, "ab" if step % 2 else "b") | problem.step(balancer, "a")
         assert all(value.isfinite().all() for value in gradients.values())
         assert not any("head_c" in name for name in gradients)
     now = balancer.state_dict() | balancer.parameters()
@@ -113,21 +116,18 @@ def test_state_goes_with_the_names(spec: Any) -> None:
 
 
 @every_balancer
-def test_gradients_are_added(spec: Any) -> None:
+def test_gradients_are_added_to_those_that_are_there(spec: Any) -> None:
     problem = Problem()
-    balancer = problem.begin(spec)
+    torch.manual_seed(1)
+    alone = problem.backward(problem.begin(spec), "ab")
     for parameter in problem.model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    kept = {name: parameter.grad for name, parameter in problem.model.named_parameters()}
-    torch.manual_seed(1)
+    balancer = problem.begin(spec)
     cut = problem.cut(balancer)
-    balancer.backward(problem.losses("ab", cut), cut, lambda loss: loss)
-    added = problem.gradients()
     torch.manual_seed(1)
-    plain = problem.backward(problem.begin(spec), "ab")
-    for name, value in added.items():
-        assert torch.allclose(value, plain.get(name, torch.zeros(())) + 1, rtol=1e-4, atol=1e-5)
-        assert problem.model.get_parameter(name).grad is kept[name]
+    balancer.backward(problem.losses("ab", cut), cut, unscaled)
+    for name, value in problem.gradients().items():
+        assert torch.allclose(value, alone.get(name, torch.zeros(())) + 1, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("spec", LOOKING, ids=spec_id)
@@ -152,9 +152,7 @@ def test_gradients_that_are_not_finite_are_summed(spec: Any) -> None:
 @pytest.mark.parametrize("name", [*COMBINERS, "gradnorm"])
 def test_a_task_without_a_gradient_takes_no_part(name: str) -> None:
     jacobian = torch.tensor([[1.0, 2.0], [0.0, 0.0], [2.0, -0.5]])
-    torch.manual_seed(0)
     there, _ = combined(name, jacobian)
-    torch.manual_seed(0)
     without, _ = combined(name, jacobian[[0, 2]])
     assert torch.allclose(there, without, rtol=1e-4)
     assert without.any()
@@ -185,20 +183,39 @@ PROMISED = [
     {"type": "fairgrad", "alpha": 4.0},
     "upgrad",
     "dualproj",
+    "config",
 ]
-PROMISED += [name for name in ("config", "nash_mtl") if name in COMBINERS]
 
 
 @pytest.mark.parametrize("spec", PROMISED, ids=str)
 @pytest.mark.parametrize(("m", "scale"), [(2, 1.0), (3, 1e-4), (6, 1e3)])
 def test_every_task_descends_where_that_is_promised(spec: Any, m: int, scale: float) -> None:
-    for seed in range(8):
+    for seed in range(4):
         random = torch.Generator().manual_seed(seed)
         jacobian = torch.randn(m, 9, generator=random, dtype=torch.float64)
         # Some against others, and of sizes that differ.
-        jacobian -= 0.9 * seed / 8 * jacobian.sum(0) / m * 2
+        jacobian -= 0.6 * seed * jacobian.mean(0)
         jacobian *= torch.logspace(-1, 1, m, dtype=torch.float64)[:, None] * scale
         gradient, _ = combined(spec, jacobian)
         lengths = jacobian.norm(dim=1) * gradient.norm()
         cosines = jacobian @ gradient / lengths
         assert cosines.min() > -1e-3, cosines
+
+
+@pytest.mark.parametrize("spec", LOOKING, ids=spec_id)
+def test_lower_precision_is_taken(spec: Any) -> None:
+    problem = Problem()
+    balancer = problem.begin(spec)
+    torch.manual_seed(0)
+    exact = problem.backward(balancer, "abc")
+    balancer.begin(problem.model, "abc")
+    problem.model.zero_grad()
+    cut = problem.cut(balancer)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = problem.losses("abc", cut)
+    torch.manual_seed(0)
+    balancer.backward(losses, cut, unscaled)
+    rough = problem.gradients()
+    assert rough.keys() == exact.keys()
+    assert all(value.dtype == torch.float32 for value in rough.values())
+    assert float(torch.cosine_similarity(shared(rough), shared(exact), dim=0)) > 0.9
