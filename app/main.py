@@ -26,6 +26,7 @@ from app.predictions.loaded import LoadedVersions
 from app.problems import ProblemOut
 from app.runs import routes as runs
 from app.scores import routes as scores
+from app.searches import routes as searches
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.encoders import SentenceEncoders
@@ -71,7 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestMiddleware)
     install_handlers(app)
     v1 = APIRouter(prefix="/v1")
-    for feature in (tasks, uploads, datasets, models, runs, scores, predictions, catalogue):
+    for feature in (tasks, uploads, datasets, models, runs, searches, scores, predictions, catalogue):
         v1.include_router(feature.router)
     app.include_router(v1)
     app.include_router(health.router)

@@ -24,6 +24,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mtl_core.errors import SpecError
 from mtl_core.kinds import KINDS
+from mtl_core.scaling import TargetScale
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 
@@ -291,6 +292,9 @@ class TaskSpec(_Spec):
     """How outputs become probabilities or values, and those predictions: an output function of the catalogue."""
     metrics: Annotated[list[CatalogueSpec], Field(min_length=1, max_length=32)] = ["accuracy"]
     """What to measure after training and while it runs."""
+    target_scaling: Literal["standard"] | TargetScale | None = Field(default=None, examples=["standard"])
+    """The scale on which values are learnt: that of the training labels, which a training fills in, or a stated one;
+    what is predicted is in the labels' own units. Default: none, values are learnt as they are."""
     inputs: dict[Name, FieldSpec] | None = Field(
         default=None, examples=[{"image": {"shape": [1, 8, 8], "dtype": "float32"}}]
     )
@@ -312,8 +316,7 @@ class TaskSpec(_Spec):
         if (kind := members.get("kind")) is None:
             return members
         try:
-            fields = KINDS.build(kind).fields()
-            return {name: value for name, value in fields.items() if name in cls.model_fields} | dict(members)
+            return KINDS.build(kind).fields() | dict(members)
         except SpecError as error:
             # As pydantic reports it, so that the fault is found at the argument.
             raise ValidationError.from_exception_data(

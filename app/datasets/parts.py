@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 
 from app.storage.artifacts import ArtifactStore
 from app.storage.tables import Table
-from mtl_core.preprocessing import ColumnSummary, merge_summaries
+from mtl_core.preprocessing import ColumnSummary, Moments, merge_summaries
 
 
 class Part(BaseModel):
@@ -45,12 +46,14 @@ class LabelSummary(BaseModel):
         counts: Rows of each class, by its number; None where labels are no classes.
         lowest: Least class.
         highest: Greatest class.
+        moments: Of each value of a label, or of the classes' numbers; None where a label has very many.
     """
 
     labelled: int
     counts: dict[int, int] | None = None
     lowest: int | None = None
     highest: int | None = None
+    moments: list[Moments] | None = None
 
 
 class PartSummary(BaseModel):
@@ -95,6 +98,14 @@ def merge_parts(found: Sequence[PartSummary]) -> PartSummary:
     )
 
 
+def merge_moments(found: Sequence[list[Moments] | None]) -> list[Moments] | None:
+    """Put moments of labels together, value by value; None where some are unknown or of other shapes."""
+    known = [moments for moments in found if moments is not None]
+    if len(known) < len(found) or len({len(moments) for moments in known}) != 1:
+        return None
+    return [reduce(Moments.merged, of_value) for of_value in zip(*known, strict=True)]
+
+
 def _merged(labels: Sequence[LabelSummary]) -> LabelSummary:
     counts: dict[int, int] | None = {}
     for label in labels:
@@ -108,6 +119,7 @@ def _merged(labels: Sequence[LabelSummary]) -> LabelSummary:
         counts=dict(sorted(counts.items())) if counts is not None else None,
         lowest=min((label.lowest for label in labels if label.lowest is not None), default=None),
         highest=max((label.highest for label in labels if label.highest is not None), default=None),
+        moments=merge_moments([label.moments for label in labels]),
     )
 
 

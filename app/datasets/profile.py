@@ -18,9 +18,10 @@ from app.datasets.parts import LabelSummary, PartSummary
 from app.datasets.splitting import Assignment
 from app.storage.tables import Table
 from mtl_core.data import UNLABELLED
-from mtl_core.preprocessing import ColumnError, ColumnSummary, FittedLabel, Summariser
+from mtl_core.preprocessing import ColumnError, ColumnSummary, FittedLabel, Moments, Summariser
 
 _MAX_CLASSES = 1000
+_MAX_VALUES = 1000
 _MAX_OVERLAP_TASKS = 64
 _COMPARED_ROWS = 100_000
 _HASHED_ROWS = 1_000_000
@@ -167,6 +168,7 @@ class _LabelPass:
         self._label = label
         self._labelled = 0
         self._counts: dict[int, int] | None = {}
+        self._moments: list[Moments] | None = []
 
     def add(self, values: pa.Array) -> NDArray[np.bool_]:
         """Count some rows and say which of them are labelled."""
@@ -174,12 +176,23 @@ class _LabelPass:
         given = np.asarray(~np.isnan(codes) if codes.dtype.kind == "f" else codes != UNLABELLED)
         labelled = np.asarray(given.reshape(len(given), -1).any(axis=1))
         self._labelled += int(labelled.sum())
+        # A number of -1 is none to the losses either.
+        self._add_moments(
+            codes.reshape(len(codes), -1), (given & (codes != UNLABELLED)).reshape(len(given), -1)
+        )
         if codes.dtype.kind == "f":
             self._counts = None
         elif self._counts is not None:
             for code, n in zip(*np.unique(codes[given], return_counts=True), strict=True):
                 self._counts[int(code)] = self._counts.get(int(code), 0) + int(n)
         return labelled
+
+    def _add_moments(self, codes: NDArray[Any], given: NDArray[np.bool_]) -> None:
+        if self._moments is None or codes.shape[1] > _MAX_VALUES:
+            self._moments = None
+            return
+        known = self._moments or [Moments()] * codes.shape[1]
+        self._moments = [moments.merged(Moments.of(codes[given[:, i], i])) for i, moments in enumerate(known)]
 
     def finish(self) -> LabelSummary:
         counts = self._counts
@@ -190,6 +203,7 @@ class _LabelPass:
             else None,
             lowest=min(counts, default=None) if counts else None,
             highest=max(counts, default=None) if counts else None,
+            moments=self._moments or None,
         )
 
 

@@ -45,6 +45,7 @@ class Claim:
 def claim(session: Session, worker: str, lease_seconds: float, max_attempts: int) -> Claim | None:
     """Take the oldest run that waits, or whose worker has been silent for its lease.
 
+    Searches are nobody's: they take no worker, and go on with every look at their trials.
     A run that lost its worker ``max_attempts`` times fails; one that was being cancelled is cancelled.
 
     Returns:
@@ -55,7 +56,7 @@ def claim(session: Session, worker: str, lease_seconds: float, max_attempts: int
         abandoned = and_(Run.status.in_(HELD), Run.lease_until < now)
         run = session.scalars(
             select(Run)
-            .where(or_(Run.status == "queued", abandoned))
+            .where(or_(Run.status == "queued", abandoned), Run.kind != "search")
             .order_by(Run.id)
             .limit(1)
             .with_for_update(skip_locked=True)

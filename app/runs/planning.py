@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.datasets import service as datasets_service
-from app.datasets.parts import PartSummary, load_summary
+from app.datasets.parts import PartSummary, load_summary, merge_moments
 from app.db.tables import Split
 from app.problems import Invalid, NotFound
 from app.runs.job import FieldRef, Job, LabelRef, SplitRef
@@ -29,7 +29,11 @@ from mtl_core.preprocessing import (
     fit_label,
     merge_summaries,
 )
+from mtl_core.scaling import TargetScale
 from mtl_core.specs import FieldSpec, TaskSpec
+
+# Of a task that this training has no labels for, whose head stays as it is.
+_UNSCALED = TargetScale(mean=[0.0], std=[1.0])
 
 
 def plan_job(
@@ -130,6 +134,7 @@ class _Checks:
     remap: dict[str, str | None]
     fitted: dict[str, FittedField] = field(default_factory=dict[str, FittedField])
     class_names: dict[str, list[bool | int | str]] = field(default_factory=dict[str, Any])
+    target_scales: dict[str, TargetScale] = field(default_factory=dict[str, TargetScale])
     _resolved: dict[str, TaskSpec] = field(default_factory=dict[str, TaskSpec])
     _checked: dict[tuple[str, str], list[str]] = field(default_factory=dict[tuple[str, str], list[str]])
     _misfits: list[str] = field(default_factory=list[str])
@@ -155,6 +160,31 @@ class _Checks:
             before = self.given.class_names.get(task)
             if lists or before:
                 self.class_names[task] = _common(lists, before, is_fixed=self.train_split is None)
+            if self.specs[task].target_scaling == "standard":
+                scale = self.given.target_scales.get(task) or self._target_scale(task, splits)
+                if scale is not None:
+                    self.target_scales[task] = scale
+
+    def _target_scale(self, task: str, splits: Sequence[Split]) -> TargetScale | None:
+        """Return where a task's training labels lie; None where there are none, so that a later training may say."""
+        found = [
+            self._summary(split).labels[label].moments
+            for split in splits
+            if split.name == self.train_split
+            for label, of in self.labelled(split).items()
+            if of == task
+        ]
+        moments = merge_moments(found) if found else []
+        if moments is None:
+            self._misfits.append(
+                f"the scale of task '{task}' is not known: its labels are of several shapes, or of very many values, or"
+                " the dataset is older than such scales and must be registered anew"
+            )
+        if not moments or not any(of_value.n for of_value in moments):
+            return None
+        return TargetScale.of(
+            [of_value.mean for of_value in moments], [of_value.deviation for of_value in moments]
+        )
 
     def _fit(self, name: str, holders: Sequence[Split]) -> None:
         plan = _plan(holders[0], name)
@@ -208,7 +238,9 @@ class _Checks:
         """
         if task not in self._resolved:
             try:
-                self._resolved[task] = resolve_task(self.specs[task], self._shapes(task), self.limits)
+                self._resolved[task] = resolve_task(
+                    self.specs[task], self._shapes(task), self.limits, self.target_scales.get(task, _UNSCALED)
+                )
             except SpecError as error:
                 detail = f"task '{task}': {error.faults[0].detail}"
                 raise Invalid.at("/datasets", detail) from None
@@ -245,7 +277,9 @@ class _Checks:
         }
 
     def preprocessing(self) -> Preprocessing:
-        return Preprocessing(fields=self.fitted, class_names=self.class_names)
+        return Preprocessing(
+            fields=self.fitted, class_names=self.class_names, target_scales=self.target_scales
+        )
 
     def _reads(self, split: Split, name: str) -> bool:
         return any(name in self.reports[task].fields for task in self.labelled(split).values())
@@ -284,7 +318,7 @@ class _Checks:
         if key not in self._checked:
             try:
                 resolved = self._resolved[task] = resolve_task(
-                    self.specs[task], self._shapes(task), self.limits
+                    self.specs[task], self._shapes(task), self.limits, self.target_scales.get(task, _UNSCALED)
                 )
                 self.reports[task] = check_task(resolved, self.limits, self._shapes(task), form)
                 self._checked[key] = []
@@ -295,15 +329,18 @@ class _Checks:
     def _class_faults(self, task: str, labels: dict[str, Any]) -> Iterator[str]:
         lowest, highest, names = labels["lowest"], labels["highest"], self.class_names.get(task)
         output_shape = self.reports[task].output_shape
-        loss = LOSSES.arguments(self.specs[task].loss)[0]
         if output_shape is None:
             return
-        classes = {"cross_entropy": (output_shape or [0])[0], "binary_cross_entropy": 2}.get(loss)
-        if not classes:
-            return
-        if names and len(names) != classes:
+        classes = LOSSES.build(self.specs[task].loss).classes(output_shape)
+        if classes is None:
+            if names and names != list(range(len(names))):
+                yield (
+                    f"task '{task}' answers values, but its labels are the classes {_shown(names)}: where they are"
+                    " values, the dataset must say that the type of the labels is number"
+                )
+        elif names and len(names) != classes:
             yield f"task '{task}' answers {classes} classes, but its labels have {len(names)}: {_shown(names)}"
-        elif not names and lowest is not None and output_shape and (lowest < 0 or highest >= classes):
+        elif not names and lowest is not None and (lowest < 0 or highest >= classes):
             wrong = lowest if lowest < 0 else highest
             yield f"task '{task}' has classes 0 to {classes - 1}, but a label is {wrong}"
 

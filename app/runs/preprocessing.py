@@ -1,4 +1,6 @@
-"""What a version carries beside its weights: how raw columns become fields, and what classes are called."""
+"""What a version carries beside its weights: how raw columns become fields, what classes are called, where
+values lie.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from pydantic import BaseModel
 
 from app.storage.artifacts import ArtifactStore
 from mtl_core.preprocessing import FittedField
+from mtl_core.scaling import TargetScale
 
 
 class Preprocessing(BaseModel):
@@ -14,10 +17,12 @@ class Preprocessing(BaseModel):
     Attributes:
         fields: How each field is made.
         class_names: Task → names of its classes in order; tasks whose labels are plain numbers are not there.
+        target_scales: Task → where its values lie, for those that are learnt on that scale.
     """
 
     fields: dict[str, FittedField] = {}
     class_names: dict[str, list[bool | int | str]] = {}
+    target_scales: dict[str, TargetScale] = {}
 
 
 def store_preprocessing(store: ArtifactStore, preprocessing: Preprocessing) -> str:

@@ -19,7 +19,10 @@ from app.http.resources import ModelPath, NameQuery, ResourcesDep, RunPath, Sess
 from app.models import service as models
 from app.problems import NotFound, problem_responses
 from app.runs import events, service
-from app.runs.schemas import MetricsOut, RunOut, RunStatus, ScoreIn, TrainIn
+from app.runs.answers import run_out
+from app.runs.schemas import MetricsOut, RunOut, RunStatus, ScoreIn, TrainIn, VerdictOut
+from app.runs.verdict import verdict_of
+from mtl_core.specs import NAME_PATTERN
 
 router = APIRouter(route_class=Endpoint)
 
@@ -82,9 +85,14 @@ def list_runs(
     paging: PagingDep,
     model: NameQuery = None,
     status: Annotated[RunStatus | None, Query()] = None,
+    parent: Annotated[
+        str | None, Query(max_length=40, pattern=NAME_PATTERN, description="Only the trials of this search.")
+    ] = None,
 ) -> Page[RunOut]:
     """List runs, newest first."""
     statement = select(Run)
+    if parent:
+        statement = statement.where(Run.parent == parent)
     if model:
         statement = statement.where(Run.model == model)
     if status:
@@ -129,6 +137,21 @@ def get_run_log(run: RunPath, session: SessionDep, resources: ResourcesDep) -> R
     return FileResponse(
         resources.store.path(row.log), media_type="application/zip", filename=f"{run}-log.zip"
     )
+
+
+@router.get(
+    "/runs/{run}/verdict",
+    tags=["runs"],
+    summary="Read a run's verdict on sharing",
+    responses=problem_responses(404, 422),
+)
+def get_run_verdict(run: RunPath, session: SessionDep) -> VerdictOut:
+    """Return what sharing gained or lost for each task.
+
+    There is a verdict when the training was started with `verdict` and has succeeded.
+    """
+    row = service.get(session, run)
+    return VerdictOut.model_validate({"run": row.id, **verdict_of(row)})
 
 
 def _known_run(run: RunPath, session: SessionDep) -> str:
@@ -196,29 +219,3 @@ def resume_run(run: RunPath, session: SessionDep) -> RunOut:
     row = service.get(session, run, lock=True)
     service.resume(session, row)
     return run_out(row)
-
-
-def run_out(run: Run) -> RunOut:
-    """Return a run as it travels over HTTP."""
-    return RunOut.model_validate(
-        {
-            "id": run.id,
-            "kind": run.kind,
-            "model": run.model,
-            "status": run.status,
-            "datasets": run.request["datasets"],
-            "data": run.job["splits"],
-            "trainer": run.request.get("trainer"),
-            "init_from": run.job["init_from"],
-            "init_modules": run.request.get("init_modules", {}),
-            "train": run.request.get("train", "all") if run.kind == "train" else None,
-            "log": f"/v1/runs/{run.id}/log" if run.log else None,
-            "model_version": run.model_version,
-            "progress": run.progress,
-            "error": run.error,
-            "attempt": run.attempt,
-            "created_at": run.created_at,
-            "started_at": run.started_at,
-            "finished_at": run.finished_at,
-        }
-    )

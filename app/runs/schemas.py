@@ -12,7 +12,7 @@ from app.wire import In, Out, shown_as
 from mtl_core.specs import NAME_PATTERN, Name
 
 RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelling", "cancelled"]
-RunKind = Literal["train", "score"]
+RunKind = Literal["train", "score", "search"]
 DatasetRef = Annotated[
     str,
     Field(
@@ -27,6 +27,7 @@ ModuleName = Annotated[str, Field(min_length=1, max_length=300)]
 _RUN: dict[str, Any] = {
     "id": "run_01KD8Z6Y0000000000000000AB",
     "kind": "train",
+    "parent": None,
     "model": "shapes",
     "status": "running",
     "datasets": ["circleDataset"],
@@ -44,6 +45,9 @@ _RUN: dict[str, Any] = {
     "init_modules": {},
     "train": "all",
     "log": None,
+    "verdict": None,
+    "trial": None,
+    "search": None,
     "model_version": None,
     "progress": {
         "epoch": 4,
@@ -59,6 +63,39 @@ _RUN: dict[str, Any] = {
     "created_at": "2026-01-02T03:04:05Z",
     "started_at": "2026-01-02T03:04:05Z",
     "finished_at": None,
+}
+_VERDICT: dict[str, Any] = {
+    "run": "run_01KD8Z6Y0000000000000000AB",
+    "summary": (
+        "Sharing gains for 'circle_task'. Not judged: 'square_task'. There is no reason to split the tasks."
+    ),
+    "tasks": [
+        {
+            "task": "circle_task",
+            "word": "gains",
+            "hurt_by": [],
+            "comparisons": [
+                {
+                    "dataset": "circleDataset",
+                    "split": "test",
+                    "metric": "accuracy",
+                    "shared": 0.95,
+                    "single": 0.91,
+                    "gain": 0.04,
+                    "low": 0.01,
+                    "high": 0.07,
+                    "n": 100,
+                    "skipped": 0,
+                    "word": "gains",
+                }
+            ],
+        }
+    ],
+    "unjudged": {"square_task": "it has no label in the splits 'test' and 'valid'"},
+    "affinities": [{"tasks": ["circle_task", "square_task"], "value": 0.21}],
+    "groups": [["circle_task", "square_task"]],
+    "resamples": 1000,
+    "confidence": 0.95,
 }
 _METRICS: dict[str, Any] = {
     "run": "run_01KD8Z6Y0000000000000000AB",
@@ -80,6 +117,15 @@ class ModuleSource(In):
     """A number or an alias."""
     module: ModuleName | None = Field(default=None, examples=["base_mlp"])
     """The module's name there; default: as here."""
+
+
+class VerdictSettings(In):
+    """How sure a verdict on sharing is."""
+
+    resamples: Annotated[int, Field(strict=True, ge=100, le=10_000)] = 1000
+    """Bootstrap resamples behind each interval."""
+    confidence: Annotated[float, Field(strict=True, ge=0.5, le=0.999)] = 0.95
+    """Share of the resamples that an interval holds."""
 
 
 class TrainIn(
@@ -113,6 +159,11 @@ class TrainIn(
     preprocessing: Literal["keep", "refit"] = "keep"
     """Whether raw columns are encoded as for the version that the training starts from, or fitted anew to this run's
     train splits. What that version was not fitted for is fitted anyway."""
+    verdict: Annotated[bool, Field(strict=True)] | VerdictSettings = Field(
+        default=False, examples=[True, {"resamples": 1000, "confidence": 0.95}]
+    )
+    """Whether each task is also trained alone, with the same settings and data, to say what sharing gains or loses for
+    it: the run takes about twice as long, or longer."""
 
 
 class ScoreIn(In, json_schema_extra=shown_as({"datasets": ["circleDataset"]})):
@@ -141,6 +192,28 @@ class ProgressOut(Out):
     """Seconds that the rest will take at this pace."""
 
 
+class SearchProgressOut(Out):
+    """How far a search has come."""
+
+    runs: int
+    """Trials that are over."""
+    n_runs: int | None
+    """Trials that there may be; null where only time limits them."""
+    fraction: float
+    """Share of its budget that is used up, of runs or of minutes, whichever is more."""
+    best: float | None
+    """The best value of the objective so far."""
+
+
+class TrialOut(Out):
+    """A training's place in the search that it belongs to."""
+
+    number: int
+    """From 0 on, in the order in which trials were proposed."""
+    params: dict[str, Any]
+    """Its values of what is searched over."""
+
+
 class DataOut(Out):
     """A split that a run uses, as it was when the run was accepted."""
 
@@ -157,13 +230,16 @@ class RunOut(Out, json_schema_extra=shown_as(_RUN)):
 
     id: str
     kind: RunKind
+    parent: str | None
+    """The search that it is a trial of."""
     model: str
     status: RunStatus
     datasets: list[str]
     data: list[DataOut]
     """Exactly what the run reads: later versions of the datasets change nothing of it."""
     trainer: dict[str, Any] | None
-    """Every setting of the training, defaults filled in; null for a scoring."""
+    """Every setting of the training, defaults filled in; of a search, those that its trials start from; null for a
+    scoring."""
     init_from: int | None
     """The version whose modules the training started from."""
     init_modules: dict[str, ModuleSource]
@@ -172,9 +248,15 @@ class RunOut(Out, json_schema_extra=shown_as(_RUN)):
     """Whether all modules were trained, or only those that are new; null for a scoring."""
     log: str | None
     """Where the log is that the training was asked to write; null while there is none."""
+    verdict: str | None
+    """Where the verdict on sharing is that the training was asked for; null while there is none."""
+    trial: TrialOut | None
+    """What it tries in a search; null for what a client started."""
+    search: str | None
+    """Where the trials of a search are told; null for all else."""
     model_version: int | None
-    """The version that the run made, or scored."""
-    progress: ProgressOut | None
+    """The version that the run made, or scored; of a search, the one that its best trial became."""
+    progress: ProgressOut | SearchProgressOut | None
     error: dict[str, Any] | None
     """Why the run failed, as a problem."""
     attempt: int
@@ -201,3 +283,66 @@ class MetricsOut(Out, json_schema_extra=shown_as(_METRICS)):
 
     run: str
     series: dict[str, list[MetricPoint]]
+
+
+class ComparisonOut(Out):
+    """A task's score in the shared model beside that of the task trained alone."""
+
+    dataset: str
+    split: str
+    """The test split, or the validation split where no test split labels the task."""
+    metric: str
+    shared: float
+    """The shared model's score."""
+    single: float
+    """The score of the task trained alone."""
+    gain: float
+    """What sharing gained; below 0 where it lost, whichever way of the metric is better."""
+    low: float | None
+    """Lower end of the interval around the gain; null where the metric was undefined on most resamples."""
+    high: float | None
+    """Upper end."""
+    n: int
+    """Labelled examples that were scored."""
+    skipped: int
+    """Resamples on which the metric was undefined."""
+    word: Literal["gains", "loses", "no clear difference"]
+    """What the interval says: whether all of it lies above 0, or below."""
+
+
+class TaskVerdictOut(Out):
+    """What sharing gained or lost for one task."""
+
+    task: str
+    word: Literal["gains", "loses", "no clear difference"]
+    """That of the task's first metric; of several datasets, `loses` where it loses on any, else `gains` where it gains
+    on any."""
+    hurt_by: list[str]
+    """Where it loses, the tasks whose gradients oppose its own, the fiercest first, at most 3."""
+    comparisons: list[ComparisonOut]
+
+
+class AffinityOut(Out):
+    """How far two tasks pull the modules that they share in one direction."""
+
+    tasks: list[str]
+    value: float
+    """The mean cosine of their gradients over the training, in [-1, 1]; below 0 they oppose one another."""
+
+
+class VerdictOut(Out, json_schema_extra=shown_as(_VERDICT)):
+    """What sharing gained or lost for each task, which tasks hurt one another, and what to do about it."""
+
+    run: str
+    summary: str
+    """The verdict in a few sentences."""
+    tasks: list[TaskVerdictOut]
+    """The tasks that were judged."""
+    unjudged: dict[str, str]
+    """Why the others were not, by task."""
+    affinities: list[AffinityOut]
+    """Each pair of tasks whose gradients were compared."""
+    groups: list[list[str]]
+    """A suggested partition of the tasks into models; one group where nothing speaks for a split."""
+    resamples: int
+    confidence: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -19,17 +20,41 @@ from app.runs.job import Job
 from app.runs.lease import Claim
 from app.runs.planning import plan_job
 from app.runs.preprocessing import Preprocessing, load_preprocessing
-from app.runs.schemas import MetricPoint, ScoreIn, TrainIn
-from app.runs.trainer_config import check_settings
-from app.runs.transitions import end, status_event
+from app.runs.schemas import MetricPoint, RunKind, ScoreIn, TrainIn
+from app.runs.trainer_config import RunTrainerConfig, check_settings
+from app.runs.transitions import end, status_event, stop
+from app.runs.verdict import check_verdict, verdict_scores
 from app.scores.service import add_scores
 from app.storage.artifacts import ArtifactStore, StoredTensors
 from app.storage.encoders import SentenceEncoders
 from mtl_core.building.tasks import Limits
 from mtl_core.scoring.scorer import Score
+from mtl_core.sharing import SharingVerdict
 from mtl_core.specs import TaskSpec
 
 OVER = ("succeeded", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class PlannedTraining:
+    """A training that nothing speaks against.
+
+    Attributes:
+        job: What a worker is to do.
+        modules: Names of the model's modules.
+    """
+
+    job: Job
+    modules: list[str]
+
+    def check(self, trainer: RunTrainerConfig) -> None:
+        """Hold settings against what is trained and logged.
+
+        Raises:
+            Invalid: If they name a module or score that the training does not have.
+        """
+        keys = self.job.logged_keys(trainer.train_split, trainer.valid_split)
+        check_settings(trainer, self.modules, self.job.frozen, keys)
 
 
 def enqueue_training(
@@ -44,29 +69,59 @@ def enqueue_training(
 
     Raises:
         Invalid: If a dataset is unknown or does not suit the tasks, none has the train split, there is no such
+            version to start from, the settings name a module or score that the training does not have, or there is
+            nothing for a verdict on sharing to compare.
+    """
+    specs = models.specs_of(model)
+    planned = plan_training(session, store, encoders, model, specs, request, limits)
+    if request.verdict:
+        check_verdict(planned.job, request.trainer)
+    asked, job = request.model_dump(mode="json"), planned.job.model_dump(mode="json")
+    return enqueue(session, "train", model.name, asked, job)
+
+
+def plan_training(
+    session: Session,
+    store: ArtifactStore,
+    encoders: SentenceEncoders,
+    model: Model,
+    specs: Sequence[TaskSpec],
+    request: TrainIn,
+    limits: Limits,
+    given: Preprocessing | None = None,
+) -> PlannedTraining:
+    """Check a training and pin all that it needs.
+
+    Args:
+        session: The transaction.
+        store: Where summaries are, and the preprocessing goes.
+        encoders: Sentence encoders for columns of text.
+        model: The model.
+        specs: Its tasks.
+        request: What the client asks for.
+        limits: What a spec may ask for.
+        given: What was fitted before; default: what the version was fitted for that the training starts from.
+
+    Raises:
+        Invalid: If a dataset is unknown or does not suit the tasks, none has the train split, there is no such
             version to start from, or the settings name a module or score that the training does not have.
     """
     init_from = _initial_version(session, model, request.init_from)
     base = session.get_one(Version, (model.name, init_from)) if init_from is not None else None
-    given = Preprocessing()
-    if base is not None and request.preprocessing == "keep":
-        given = load_preprocessing(store, base.preprocessing)
-    specs = models.specs_of(model)
+    if given is None:
+        keeps = base is not None and request.preprocessing == "keep"
+        given = load_preprocessing(store, base.preprocessing) if base and keeps else Preprocessing()
     train_split = request.trainer.train_split
     job = plan_job(session, store, encoders, specs, request.datasets, limits, given, train_split)
     if not any(ref.split == train_split for ref in job.splits):
         raise Invalid.at("/datasets", f"none of the datasets has the train split '{train_split}' with labels")
     weights, modules = find_start(session, model, job.tasks, base, request.init_modules)
     frozen = [name for ref in weights for name in ref.modules] if request.train == "new" else []
-    keys = job.logged_keys(train_split, request.trainer.valid_split)
-    check_settings(request.trainer, modules, frozen, keys)
-    return _enqueue(
-        session,
-        "train",
-        model,
-        request.model_dump(mode="json"),
-        job.model_copy(update={"init_from": init_from, "weights": weights, "frozen": frozen}),
+    planned = PlannedTraining(
+        job.model_copy(update={"init_from": init_from, "weights": weights, "frozen": frozen}), modules
     )
+    planned.check(request.trainer)
+    return planned
 
 
 def enqueue_scoring(
@@ -88,7 +143,7 @@ def enqueue_scoring(
     job = plan_job(
         session, store, encoders, specs, request.datasets, limits, given, remap_labels=request.remap_labels
     )
-    run = _enqueue(session, "score", model, request.model_dump(mode="json"), job)
+    run = enqueue(session, "score", model.name, request.model_dump(mode="json"), job.model_dump(mode="json"))
     run.model_version = version.number
     return run
 
@@ -113,21 +168,24 @@ def cancel(session: Session, run: Run) -> None:
     """
     if run.status in OVER:
         raise Conflict(f"run '{run.id}' is over: it {_past(run.status)}")
-    if run.status == "queued":
-        end(session, run, "cancelled")
-    elif run.status == "running":
-        run.status = "cancelling"
-        events.append(session, run.id, [status_event(run)])
+    stop(session, run)
 
 
 def resume(session: Session, run: Run) -> None:
     """Queue a run again that failed or was cancelled; it does the same job with the same seed.
 
     Raises:
-        Conflict: If it is not over, or succeeded.
+        Conflict: If it is not over, or succeeded, or is a trial, which its search alone starts again.
     """
+    if run.parent:
+        raise Conflict(f"run '{run.id}' is a trial of the search '{run.parent}': resume that instead")
     if run.status not in ("failed", "cancelled"):
         raise Conflict(f"run '{run.id}' is {run.status}: only a failed or cancelled run can be resumed")
+    requeue(session, run)
+
+
+def requeue(session: Session, run: Run) -> None:
+    """Have a run that is over begin again, as if it had never been started."""
     run.status = "queued"
     run.attempt = 0
     run.error = run.progress = run.finished_at = None
@@ -135,9 +193,14 @@ def resume(session: Session, run: Run) -> None:
 
 
 def finish_training(
-    session: Session, claim: Claim, job: Job, weights: StoredTensors, scores: Sequence[Score]
+    session: Session,
+    claim: Claim,
+    job: Job,
+    weights: StoredTensors,
+    scores: Sequence[Score],
+    verdict: SharingVerdict | None = None,
 ) -> int:
-    """End a training: its version, scores and status appear together.
+    """End a training: its version, scores, verdict on sharing and status appear together.
 
     Returns:
         The version's number.
@@ -146,6 +209,23 @@ def finish_training(
         LeaseLostError: If the run is no longer the claimant's; nothing is written.
     """
     run = lease.held(session, claim)
+    number = add_version(session, run, job, weights, scores)
+    if verdict is not None:
+        run.verdict = verdict.to_json()
+        add_scores(session, run, verdict_scores(verdict))
+    end(session, run, "succeeded")
+    return number
+
+
+def add_version(session: Session, run: Run, job: Job, weights: StoredTensors, scores: Iterable[Score]) -> int:
+    """Make a version, with its scores, of what a run trained.
+
+    Returns:
+        Its number.
+
+    Raises:
+        NotFound: If the model was removed meanwhile.
+    """
     model = session.get(Model, run.model, with_for_update=True)
     if model is None:
         raise NotFound(f"model '{run.model}' is gone")
@@ -166,7 +246,6 @@ def finish_training(
     session.flush()
     run.model_version = number
     add_scores(session, run, scores)
-    end(session, run, "succeeded")
     return number
 
 
@@ -233,14 +312,35 @@ def finite_or_none(metrics: dict[str, float]) -> dict[str, float | None]:
     return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
 
 
-def _enqueue(session: Session, kind: str, model: Model, request: dict[str, Any], job: Job) -> Run:
+def enqueue(
+    session: Session,
+    kind: RunKind,
+    model: str,
+    request: dict[str, Any],
+    job: dict[str, Any],
+    parent: str | None = None,
+    result: dict[str, Any] | None = None,
+) -> Run:
+    """Queue a run.
+
+    Args:
+        session: The transaction.
+        kind: What it is.
+        model: The model's name.
+        request: What was asked for.
+        job: What it comes to.
+        parent: The search that it is a trial of.
+        result: What is known of it from the start.
+    """
     run = Run(
         id=f"run_{ULID()}",
-        model=model.name,
+        parent=parent,
+        model=model,
         kind=kind,
         status="queued",
         request=request,
-        job=job.model_dump(mode="json"),
+        job=job,
+        result=result,
         attempt=0,
         created_at=database_now(session),
     )

@@ -24,6 +24,15 @@ def status_event(run: Run) -> Event:
     return Event("status", data)
 
 
+def stop(session: Session, run: Run) -> None:
+    """Stop a run that is not over: at once while it waits, else as soon as its worker hears of it."""
+    if run.status == "queued":
+        end(session, run, "cancelled")
+    elif run.status == "running":
+        run.status = "cancelling"
+        events.append(session, run.id, [status_event(run)])
+
+
 def end(session: Session, run: Run, status: End, reason: str | None = None) -> None:
     """Put a run into a final status.
 

@@ -18,6 +18,8 @@ from app.scores.service import scores_by_key
 
 # A task's name, or that of one of its slices.
 _LABEL_SET_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,299}$"
+# A metric's name, or what a verdict on sharing says of it.
+_METRIC_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$"
 
 router = APIRouter(tags=["scores"], route_class=Endpoint)
 
@@ -32,7 +34,7 @@ def list_scores(
     task: Annotated[str | None, Query(pattern=_LABEL_SET_PATTERN)] = None,
     dataset: NameQuery = None,
     split: NameQuery = None,
-    metric: NameQuery = None,
+    metric: Annotated[str | None, Query(pattern=_METRIC_PATTERN)] = None,
 ) -> Page[ScoreOut]:
     """List scores in the order they were computed, narrowed by any of their parts."""
     wanted = {

@@ -11,6 +11,7 @@ from app.db.session import Database, database_now
 from app.db.tables import IdempotentAnswer, Run, Split, Upload, Version
 from app.logs import get_logger
 from app.runs.service import job_of
+from app.searches.service import kept_artifacts
 from app.storage.artifacts import ArtifactStore
 
 log = get_logger(__name__)
@@ -40,6 +41,7 @@ def clean(db: Database, store: ArtifactStore) -> None:
             referenced.update(name for part in parts for name in Part.model_validate(part).artifacts)
         for run in session.scalars(select(Run).where(Run.finished_at.is_(None))):
             referenced.update(job_of(run).artifacts)
+        referenced.update(kept_artifacts(session))
     removed = store.collect({name for name in referenced if name}, ARTIFACT_GRACE_SECONDS)
     if removed:
         log.info("artifacts collected", count=len(removed))

@@ -20,8 +20,10 @@ from app.db.session import Database
 from app.logs import get_logger
 from app.runs import lease, service
 from app.runs.lease import Claim, LeaseLostError
+from app.searches.keeper import Keeper
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
+from app.storage.encoders import SentenceEncoders
 from app.worker import housekeeping
 from app.worker.training import execute
 
@@ -54,6 +56,8 @@ class Supervisor:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{str(ULID())[-6:]}"
         self._db = Database(settings.resolved_database_url)
         self._store = ArtifactStore(settings.artifacts_dir)
+        encoders = SentenceEncoders(settings.sentence_encoders)
+        self._searches = Keeper(self._db, self._store, encoders, settings.limits)
         self._children: list[_Child] = []
         self._stopping = threading.Event()
         self._housekept = 0.0
@@ -93,6 +97,7 @@ class Supervisor:
                 self._attend(child)
             else:
                 self._bury(child)
+        self._searches.advance()
         while len(self._children) < self.settings.worker_slots and self._start_next():
             pass
         if not self._children and time.monotonic() - self._housekept > _HOUSEKEEPING_SECONDS:

@@ -28,6 +28,8 @@ from app.runs.job import Job
 from app.runs.lease import Claim, LeaseLostError
 from app.runs.preprocessing import load_preprocessing
 from app.runs.trainer_config import LOGS, RunTrainerConfig, trainer_settings
+from app.runs.trials import finish_trial
+from app.runs.verdict import bootstrap_of
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore, DamagedArtifactError
 from app.storage.encoders import SentenceEncoders
@@ -40,13 +42,16 @@ from mtl_core import (
     Progress,
     TaskloomError,
     Trainer,
+    TrainerConfig,
     load_module_weights,
     module_weights,
 )
 from mtl_core.building.tasks import build_tasks
 from mtl_core.data import is_labelled
+from mtl_core.sharing import SharingStudy
 from mtl_core.slicing import slice_remap
 from mtl_core.training.priors import set_class_priors
+from mtl_core.training.validation import validate
 
 log = get_logger(__name__)
 
@@ -132,17 +137,32 @@ class _Execution:
         if config.class_prior_bias:
             _set_priors(model, loaders, config, new, reporter)
         (folder / LOGS).mkdir()
+        settings = TrainerConfig(**trainer_settings(config, job.frozen, folder))
+        bootstrap = bootstrap_of(run, config.seed)
+        study = bootstrap and SharingStudy(model, settings, loaders, bootstrap, reporter, str(folder))
+        trainer = Trainer(run.model, **(study.config if study else settings).model_dump())
         try:
-            Trainer(run.model, **trainer_settings(config, job.frozen, folder)).fit(model, loaders, reporter)
+            trainer.fit(model, loaders, study.listener if study else reporter)
         finally:
             if config.logging:
                 self._keep_log(folder)
+        verdict = study and study.verdict(trainer.affinities)
         reporter.finish()
 
         scores = model.evaluate(_scoring_loaders(datasets))
         weights = self.store.put_tensors(module_weights(model))
+        if run.parent:
+            metrics = validate(
+                model,
+                [loader for loader in loaders if loader.dataset.split == config.valid_split],
+                config.valid_split,
+            )
+            _end(self.settings, self.db, lambda s: finish_trial(s, self.claim, weights, scores, metrics))
+            return
         version = _end(
-            self.settings, self.db, lambda s: service.finish_training(s, self.claim, job, weights, scores)
+            self.settings,
+            self.db,
+            lambda s: service.finish_training(s, self.claim, job, weights, scores, verdict),
         )
         if version is not None:
             log.info("run succeeded", version=version, scores=len(scores))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from mtl_core.errors import SpecError
 from mtl_core.kinds import KINDS
+from mtl_core.scaling import TargetScale
 from mtl_core.specs import NAME_PATTERN, CatalogueSpec
 
 Size = Annotated[int, Field(strict=True, ge=1, le=65_536)]
@@ -36,6 +37,8 @@ class TaskOutline(BaseModel):
         default=None, examples=[["roc_auc"]]
     )
     """Metrics in place of the kind's."""
+    target_scaling: Literal["standard"] | TargetScale | None = Field(default=None, examples=["standard"])
+    """The scale on which values are learnt, in place of the kind's; null, where it is given, for none."""
 
     def n_outputs(self, pointer: str = "") -> int:
         """Return how many numbers the task's head answers for each example.
@@ -55,4 +58,7 @@ class TaskOutline(BaseModel):
     def overrides(self) -> dict[str, Any]:
         """Return the parts of a task spec that the outline gives itself, not left to its kind."""
         names = ("loss", "output", "metrics")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if "target_scaling" in self.model_fields_set:
+            given["target_scaling"] = self.target_scaling
+        return given

@@ -76,6 +76,18 @@ def catalogue_faults(spec: TaskSpec) -> Iterator[Fault]:
             yield Fault(pointer_to("metrics", i), f"metric '{name}' is listed twice")
 
 
+def scaling_faults(spec: TaskSpec) -> Iterator[Fault]:
+    """Yield what keeps a task's targets from being scaled; its loss and output are known to be right."""
+    if spec.target_scaling is None:
+        return
+    if not LOSSES.build(spec.loss).of_any_scale:
+        yield Fault("/target_scaling", f"the loss {_type_of(spec.loss)} takes its labels as they are")
+    elif OUTPUTS.build(spec.output).has_classes:
+        yield Fault(
+            "/target_scaling", f"the output {_type_of(spec.output)} answers classes, which have no scale"
+        )
+
+
 def slice_faults(spec: TaskSpec) -> Iterator[Fault]:
     """Yield what keeps a task from being sliced, where it has slices."""
     if not spec.slices:

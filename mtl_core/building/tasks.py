@@ -13,7 +13,13 @@ from torch import nn
 
 from mtl_core.building.budget import Limits, check_budget, count_parameters
 from mtl_core.building.dry_run import dry_run
-from mtl_core.building.faults import catalogue_faults, reference_faults, size_faults, slice_faults
+from mtl_core.building.faults import (
+    catalogue_faults,
+    reference_faults,
+    scaling_faults,
+    size_faults,
+    slice_faults,
+)
 from mtl_core.building.fields import FieldShape, FieldShapes, infer_fields, merge_fields, vocabulary_faults
 from mtl_core.building.resolving import (
     open_layers,
@@ -30,6 +36,7 @@ from mtl_core.model.architecture import spec_difference
 from mtl_core.model.plan import ExecutionPlan
 from mtl_core.modules import build_module, canonical_module
 from mtl_core.outputs import OUTPUTS
+from mtl_core.scaling import ScaledLoss, ScaledOutput, TargetScale
 from mtl_core.scoring.metrics import METRICS
 from mtl_core.scoring.scorer import Scorer
 from mtl_core.slicing.names import master_combiner, master_head
@@ -105,17 +112,27 @@ def check_task(
     return TaskReport(parameters, known, run.output_shape, run.activations)
 
 
-def resolve_task(spec: TaskSpec, fields: Mapping[str, FieldShape], limits: Limits) -> TaskSpec:
-    """Return a spec with plain layers in place of its lazy ones, sized by the fields that the task reads.
+def resolve_task(
+    spec: TaskSpec,
+    fields: Mapping[str, FieldShape],
+    limits: Limits,
+    target_scale: TargetScale | None = None,
+) -> TaskSpec:
+    """Return a spec with all filled in that comes with the data.
+
+    Plain layers stand in place of its lazy ones, sized by the fields that the task reads, and the scale of the labels
+    in place of ``"standard"``.
 
     Args:
-        spec: The task; one without lazy layers is returned as it is.
+        spec: The task; one that leaves nothing open is returned as it is.
         fields: Shapes and vocabularies of the fields; those missing are taken as declared or inferred.
         limits: What the task may ask for.
+        target_scale: Where the labels lie, as of :func:`~mtl_core.scaling.fit_target_scale`; needed where
+            ``target_scaling`` is open.
 
     Raises:
-        SpecError: If a shape or vocabulary that a lazy layer needs is unknown, the output does not depend on the
-            layer, two uses of it differ in size, or the task is wrong in another way.
+        SpecError: If a shape or vocabulary that a lazy layer needs, or the labels' scale, is unknown, the output does
+            not depend on the layer, two uses of it differ in size, or the task is wrong in another way.
 
     Example:
         >>> layer = {"type": "LazyLinear", "out_features": 3}
@@ -124,6 +141,10 @@ def resolve_task(spec: TaskSpec, fields: Mapping[str, FieldShape], limits: Limit
         >>> resolve_task(spec, {"x": FieldShape([5], "float32")}, Limits()).module_pool["m"]
         {'type': 'Linear', 'in_features': 5, 'out_features': 3, 'bias': True}
     """
+    if spec.target_scaling == "standard":
+        if target_scale is None:
+            raise SpecError.at("/target_scaling", "the scale of the labels is not known")
+        spec = spec.model_copy(update={"target_scaling": target_scale})
     if not open_layers(spec):
         return spec
     _, known = _lay_out(spec, limits, fields)
@@ -184,7 +205,7 @@ def build_tasks(specs: Iterable[TaskSpec], seed: int | None = None) -> list[Task
 
     Raises:
         ModuleConflictError: If one module name is declared with different specs.
-        SpecError: If a spec is wrong, or has lazy layers that are not resolved.
+        SpecError: If a spec is wrong, or leaves open what comes with the data: sizes of lazy layers, a scale.
     """
     specs = list(specs)
     check_shared_modules(specs)
@@ -196,6 +217,9 @@ def build_tasks(specs: Iterable[TaskSpec], seed: int | None = None) -> list[Task
                     for at, kind in waiting.items()
                 ]
             )
+        if spec.target_scaling == "standard":
+            detail = f"task '{spec.name}': the scale of its targets is open: resolve the task first"
+            raise SpecError.at("/target_scaling", detail)
     shared: dict[str, nn.Module] = {}
     for spec in specs:
         for name, module_spec in spec.module_pool.items():
@@ -245,7 +269,7 @@ def _lay_out(
 ) -> tuple[Task, FieldShapes]:
     """Build the task on the meta device and say what is known of its fields; refuse what needs no run to be told."""
     faults = [*reference_faults(spec), *catalogue_faults(spec), *size_faults(spec, limits.max_layers)]
-    if faults := [*faults, *slice_faults(spec)]:
+    if faults := faults or [*scaling_faults(spec), *slice_faults(spec)]:
         raise SpecError(faults)
     task = _on_meta(spec)
     known = infer_fields(task, spec.inputs) | _given_fields(spec, task, fields)
@@ -315,11 +339,14 @@ def _build_pool(spec: TaskSpec) -> dict[str, nn.Module]:
 
 
 def _build_task(spec: TaskSpec, modules: dict[str, nn.Module]) -> Task:
+    loss, output = LOSSES.build(spec.loss, "/loss"), OUTPUTS.build(spec.output, "/output")
+    if isinstance(scale := spec.target_scaling, TargetScale):
+        loss, output = ScaledLoss(loss, scale), ScaledOutput(output, scale)
     return Task(
         name=spec.name,
         module_pool=modules,
         op_sequence=[Operation(op.module_name, op.inputs, op.op_name) for op in spec.op_sequence],
         scorer=Scorer(metrics=spec.metrics),
-        loss_func=LOSSES.build(spec.loss, "/loss"),
-        output_func=OUTPUTS.build(spec.output, "/output"),
+        loss_func=loss,
+        output_func=output,
     )

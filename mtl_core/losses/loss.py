@@ -27,9 +27,11 @@ class Loss:
 
     Attributes:
         reduction: ``"mean"`` over the labels given, or their ``"sum"``.
+        of_any_scale: Whether labels may be shifted and stretched, outputs with them, and nothing else be different.
     """
 
     reduction: Literal["mean", "sum"] = "mean"
+    of_any_scale: bool = False
 
     def __call__(
         self, outputs: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None

@@ -14,6 +14,8 @@ from mtl_core.quantiles import check_quantiles
 class MeanSquaredError(Loss):
     """Mean squared error of values ``[n]`` or ``[n, k]`` against labels ``[n]`` or ``[n, k]``."""
 
+    of_any_scale = True
+
     def __call__(
         self, outputs: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -24,6 +26,8 @@ class MeanSquaredError(Loss):
 
 class MeanAbsoluteError(Loss):
     """Mean absolute error of values ``[n]`` or ``[n, k]`` against labels ``[n]`` or ``[n, k]``."""
+
+    of_any_scale = True
 
     def __call__(
         self, outputs: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
@@ -39,6 +43,8 @@ class Huber(Loss):
     Args:
         delta: Where the two meet; default 1.
     """
+
+    of_any_scale = True
 
     def __init__(self, delta: float = 1.0) -> None:
         if delta <= 0:
@@ -63,6 +69,8 @@ class Pinball(Loss):
     Args:
         quantiles: Probabilities ``p`` of the quantiles, rising, each above 0 and below 1; default 0.1, 0.5 and 0.9.
     """
+
+    of_any_scale = True
 
     def __init__(self, quantiles: list[float] = [0.1, 0.5, 0.9]) -> None:  # noqa: B006 It is only read.
         check_quantiles(quantiles)

@@ -1,6 +1,7 @@
 """From raw columns to tensors: what a field is made of, fitted to training data, and applied the same ever after."""
 
 from mtl_core.preprocessing.columns import ColumnError
+from mtl_core.preprocessing.counting import Moments
 from mtl_core.preprocessing.fitted_arrays import SentenceEncoder, SentenceEncoderInfo
 from mtl_core.preprocessing.fitted_field import FittedField
 from mtl_core.preprocessing.fitting import fit_field
@@ -43,6 +44,7 @@ __all__ = [
     "LabelSummariser",
     "LabelSummary",
     "ListColumn",
+    "Moments",
     "NumberColumn",
     "SentenceEncoder",
     "SentenceEncoderInfo",

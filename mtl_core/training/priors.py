@@ -11,6 +11,7 @@ from torch import nn
 from mtl_core.data import Batch, DictDataLoader, is_given
 from mtl_core.losses import BinaryCrossEntropy, CrossEntropy, Huber, Loss, MeanAbsoluteError, MeanSquaredError
 from mtl_core.model.classifier import MultitaskClassifier
+from mtl_core.scaling import ScaledLoss
 from mtl_core.task import LossFunction
 
 # A class or answer that no label has counts half a label: the logarithm of nothing is no number.
@@ -146,6 +147,9 @@ def _set_bias(head: nn.Linear, label_sets: Iterable[torch.Tensor], loss_func: Lo
     """Set a layer's bias as the loss wants it, and return what it is now."""
     if not isinstance(loss_func, Loss):
         raise _LeftError("its loss is none of the catalogue")
+    if isinstance(loss_func, ScaledLoss):
+        label_sets = [loss_func.scaled(labels) for labels in label_sets]
+        loss_func = loss_func.loss
     prior = _PRIORS.get(type(loss_func))
     if prior is None:
         raise _LeftError(f"there is no rule for the loss {type(loss_func).__name__}")

@@ -86,7 +86,7 @@ def trained() -> tuple[MultitaskClassifier, dict[str, list[float]], DictDataLoad
     """One model of a task of each kind after some steps, each task's losses on the way, and whole labels."""
     x = torch.randn(N, 4, generator=torch.Generator().manual_seed(0))
     every = labels_of(x)
-    unscaled = {"target_scaling": None} if "target_scaling" in TaskSpec.model_fields else {}
+    unscaled = {"target_scaling": None}
     specs = [
         spec_of(kind, LABELS[kind], kind, **(unscaled if kind in {"regression", "quantile"} else {}))
         for kind in KINDS.entries

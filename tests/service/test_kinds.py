@@ -97,6 +97,25 @@ def test_five_kinds_on_one_trunk(api: Api) -> None:
     known = truth(rows)
     for name in ("won", "colour", "grade"):
         assert predictions[name]["preds"] == known[name].tolist()
-    assert predictions["price"]["outputs"] == pytest.approx(known["price"], rel=0.1)
-    assert predictions["visits"]["outputs"] == pytest.approx(known["visits"], abs=1.5)
+    assert predictions["price"]["preds"] == pytest.approx(known["price"], rel=0.1)
+    assert predictions["visits"]["preds"] == pytest.approx(known["visits"], abs=1.5)
     assert np.sum(predictions["grade"]["probs"], axis=1) == pytest.approx(1)
+
+    # A training that goes on from a version keeps the scale of its heads, unless it is to be fitted anew.
+    dear, data = unique("dear"), split(rng, ["price"], 50)
+    data["Y_dict"]["price"] = [value and value + 1e6 for value in data["Y_dict"]["price"]]
+    api.post("/v1/datasets", {"name": dear, "split": "train", **data})
+
+    def prices(preprocessing: str) -> list[Any]:
+        still = {
+            "trainer": {"lr": 1e-30},
+            "init_from": ended["model_version"],
+            "preprocessing": preprocessing,
+        }
+        run = api.post(f"/v1/models/{model}/runs", {"datasets": [dear], **still}, 202)
+        version = api.ended(run["id"])["model_version"]
+        answer = api.post(f"/v1/models/{model}/predict", body | {"version": version}, 200)
+        return answer["predictions"]["price"]["preds"]
+
+    assert prices("keep") == predictions["price"]["preds"]
+    assert np.min(prices("refit")) > 1e6

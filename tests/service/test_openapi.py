@@ -128,18 +128,21 @@ def test_the_examples_work_one_after_the_other(fresh: Api, document: dict[str, A
     press("put_task", 200)
     run = press("start_run", 202)
     assert fresh.ended(run["id"])["model_version"] == 1
+    search = press("start_search", 202)
+    assert fresh.ended(search["id"])["model_version"] == 2
     assert len(press("predict_task", 200)["preds"]) == 2
     assert press("predict_tasks", 200)["predictions"].keys() == {"circle_task"}
     press("put_alias", 201)
     fresh.ended(press("start_scoring", 202)["id"])
     # Whatever takes a body was pressed.
     pressed = {"register_task", "register_dataset", "append_rows", "create_model", "put_task", "start_run"}
-    pressed |= {"upload_file", "upload_from"}
+    pressed |= {"upload_file", "upload_from", "start_search"}
     pressed |= {"predict_task", "predict_tasks", "put_alias", "start_scoring"}
     assert {name for name, operation in listed.items() if "requestBody" in operation} == pressed
     filled |= {"dataset": "circleDataset", "split": "train", "run": run["id"], "upload": upload["id"]}
     for name, operation in listed.items():
         if operation["method"] == "get" and operation["path"] not in (STREAM, "/metrics"):
+            filled["run"] = search["id"] if name == "get_search" else run["id"]
             press(name, 200)
 
 

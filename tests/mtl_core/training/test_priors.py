@@ -18,6 +18,7 @@ from mtl_core import (
     module_weights,
 )
 from mtl_core.losses import BinaryCrossEntropy, CrossEntropy, Huber, MeanAbsoluteError, MeanSquaredError
+from mtl_core.scaling import ScaledLoss, TargetScale
 from mtl_core.training.priors import set_class_priors
 
 
@@ -69,6 +70,13 @@ def loaders_of(*labels: torch.Tensor) -> list[DictDataLoader]:
         (MeanSquaredError(), 1, torch.tensor([1.0, 2.0, 6.0, -1.0]), torch.tensor([3.0])),
         (MeanAbsoluteError(), 2, torch.tensor([[1.0, 5.0], [3.0, -1.0]]), torch.tensor([2.0, 5.0])),
         (Huber(), 1, torch.tensor([[0.5], [1.5]]), torch.tensor([1.0])),
+        # The mean is 140, which is two deviations above the scale's.
+        (
+            ScaledLoss(Huber(), TargetScale(mean=[100.0], std=[20.0])),
+            1,
+            torch.tensor([120, 160, -1]),
+            torch.tensor([2.0]),
+        ),
     ],
 )
 def test_a_head_starts_at_what_its_labels_are_like(

@@ -1,0 +1,37 @@
+"""A run's row as it travels over HTTP."""
+
+from __future__ import annotations
+
+from app.db.tables import Run
+from app.runs.schemas import RunOut
+
+
+def run_out(run: Run) -> RunOut:
+    """Return a run as it travels over HTTP."""
+    asked = run.request["train"] if run.kind == "search" else run.request
+    return RunOut.model_validate(
+        {
+            "id": run.id,
+            "kind": run.kind,
+            "parent": run.parent,
+            "model": run.model,
+            "status": run.status,
+            "datasets": asked["datasets"],
+            "data": run.job["splits"],
+            "trainer": asked.get("trainer"),
+            "init_from": run.job["init_from"],
+            "init_modules": asked.get("init_modules", {}),
+            "train": None if run.kind == "score" else asked.get("train", "all"),
+            "log": f"/v1/runs/{run.id}/log" if run.log else None,
+            "verdict": f"/v1/runs/{run.id}/verdict" if run.verdict else None,
+            "trial": run.request.get("trial"),
+            "search": f"/v1/runs/{run.id}/search" if run.kind == "search" else None,
+            "model_version": run.model_version,
+            "progress": run.progress,
+            "error": run.error,
+            "attempt": run.attempt,
+            "created_at": run.created_at,
+            "started_at": run.started_at,
+            "finished_at": run.finished_at,
+        }
+    )
