@@ -6,18 +6,20 @@ from functools import cache
 from typing import Any, get_args
 
 from fastapi import APIRouter
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from app.http.endpoint import Endpoint
 from app.problems import problem_responses
 from app.runs.trainer_config import RunTrainerConfig
 from app.wire import Out
+from mtl_core.architectures import Architecture
 from mtl_core.kinds import KINDS
 from mtl_core.losses import LOSSES
 from mtl_core.modules import MODULES
 from mtl_core.outputs import OUTPUTS
 from mtl_core.preprocessing import ColumnSpec, LabelSpec
 from mtl_core.scoring.metrics import METRICS
+from mtl_core.training.balancing import BALANCERS
 
 router = APIRouter(tags=["modules"], route_class=Endpoint)
 
@@ -38,6 +40,10 @@ class CatalogueOut(Out):
     losses: list[EntryOut]
     outputs: list[EntryOut]
     metrics: list[EntryOut]
+    balancing: list[EntryOut] = Field(description="Ways in which a training weighs its tasks.")
+    architecture: dict[str, Any] = Field(
+        description="JSON Schema of the architectures of a model in short form."
+    )
     columns: list[EntryOut] = Field(description="Types of a dataset's columns, with the options of each.")
     label: dict[str, Any] = Field(description="JSON Schema of what a dataset says of a task's labels.")
     trainer: dict[str, Any] = Field(
@@ -70,6 +76,8 @@ def _catalogue() -> CatalogueOut:
             "losses": LOSSES.describe(),
             "outputs": OUTPUTS.describe(),
             "metrics": METRICS.describe(),
+            "balancing": BALANCERS.describe(),
+            "architecture": TypeAdapter(Architecture).json_schema(),
             "columns": column_types(),
             "label": LabelSpec.model_json_schema(),
             "trainer": RunTrainerConfig.model_json_schema(),

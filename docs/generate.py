@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.catalogue import column_types
-from app.runs.schemas import ModuleSource, ScoreIn, TrainIn
+from app.runs.schemas import ModuleSource, ScoreIn, TrainIn, VerdictSettings
 from app.settings import Settings
 from mtl_core.kinds import KINDS
 from mtl_core.losses import LOSSES
@@ -35,6 +35,7 @@ from mtl_core.specs import (
     SliceSpec,
     TaskSpec,
 )
+from mtl_core.training.balancing import BALANCERS
 
 DOCS = Path(__file__).parent
 _MARK = "<!-- Written by `python docs/generate.py` from the code; a test fails while it is out of date. -->"
@@ -55,9 +56,9 @@ _CATALOGUE_HEAD = """
 What task specs and datasets may be made of. The same, as JSON Schema, is at `GET /v1/modules`; the members of a task
 and of a run are in [options](options.md).
 
-A module is `{"type": T, …arguments}`. A loss, output function or metric is its name, or `{"type": name, …arguments}`
-where it takes arguments. An argument without a default must be given. Batches come first everywhere: recurrent and
-attention layers are always `batch_first`, and no module works along dimension 0.
+A module is `{"type": T, …arguments}`. A kind, loss, output function, metric or way of balancing is its name, or
+`{"type": name, …arguments}` where it takes arguments. An argument without a default must be given. Batches come first
+everywhere: recurrent and attention layers are always `batch_first`, and no module works along dimension 0.
 """
 
 _OPTIONS_HEAD = """
@@ -92,6 +93,7 @@ def catalogue_page() -> str:
         ("Losses", LOSSES),
         ("Output functions", OUTPUTS),
         ("Metrics", METRICS),
+        ("Balancing", BALANCERS),
     ):
         rows = [
             (f"`{entry['type']}`", entry["summary"], _arguments(entry["arguments"]))
@@ -161,6 +163,7 @@ def option_groups() -> list[tuple[str, str, list[Option]]]:
             list(_options(ScoreIn)),
         ),
         ("Module source", "An entry of a run's `init_modules`.", list(_options(ModuleSource))),
+        ("Verdict", "A run's `verdict`.", list(_options(VerdictSettings))),
         ("Trainer", "Within a run's `trainer`; a dot leads into a nested object.", trainer),
     ]
 

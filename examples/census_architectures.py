@@ -127,6 +127,7 @@ def rows(service: Service, split: str) -> tuple[dict[str, list[Any]], dict[str, 
 def baselines(service: Service) -> dict[str, Scores]:
     """Train scikit-learn's logistic regression and gradient boosting on the train split; score the test split."""
     # Only those who compare need it.
+    from scipy.sparse import hstack  # noqa: PLC0415
     from sklearn.ensemble import HistGradientBoostingClassifier  # noqa: PLC0415
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
     from sklearn.metrics import roc_auc_score  # noqa: PLC0415
@@ -142,8 +143,8 @@ def baselines(service: Service) -> dict[str, Scores]:
     onehot = OneHotEncoder(max_categories=257, handle_unknown="infrequent_if_exist", dtype=np.float32)
     numbers = [table(columns, NUMBERS, float) for columns in (X_train, X_test)]
     scaler = StandardScaler().fit(numbers[0])
-    hot = [onehot.fit_transform(texts[0]).toarray(), onehot.transform(texts[1]).toarray()]
-    linear = [np.hstack([scaler.transform(n), h]) for n, h in zip(numbers, hot, strict=True)]
+    hot = [onehot.fit_transform(texts[0]), onehot.transform(texts[1])]
+    linear = [hstack([scaler.transform(n), h], format="csr") for n, h in zip(numbers, hot, strict=True)]
     others = [i for i, name in enumerate(names) if name not in NUMBERS]
     codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1).fit(texts[0][:, others])
     boosted = [np.hstack([n, codes.transform(t[:, others])]) for n, t in zip(numbers, texts, strict=True)]

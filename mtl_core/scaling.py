@@ -69,7 +69,8 @@ def fit_target_scale(labels: torch.Tensor) -> TargetScale:
     lowest = torch.where(given, values, torch.inf).amin(dim=0)
     highest = torch.where(given, values, -torch.inf).amax(dim=0)
     # Rounding errors of the mean make no scale.
-    return TargetScale.of(means.tolist(), torch.where(highest > lowest, deviations, 0).tolist())
+    deviations = torch.where(highest > lowest, deviations, 0)
+    return TargetScale.of([float(mean) for mean in means], [float(std) for std in deviations])
 
 
 class ScaledLoss(Loss):

@@ -26,6 +26,7 @@ _ON_SQLITE = (
     "tests/service/test_kinds.py",
     "tests/service/test_kinds_by_name.py",
     "tests/service/test_searches.py",
+    "tests/service/test_target_scaling.py",
     "tests/service/test_training.py",
     "tests/service/test_uploads.py",
     "tests/service/test_verdict.py",

@@ -161,7 +161,9 @@ class Model(Base):
     __tablename__ = "models"
 
     name: Mapped[str] = mapped_column(Name, primary_key=True)
-    architecture: Mapped[Json | None]  # the short form that its own tasks were made from, as the client gave it
+    architecture: Mapped[
+        Json | None
+    ]  # the short form that its own tasks were made from, as the client gave it
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     tasks: Mapped[list[ModelTask]] = relationship(
         order_by="ModelTask.position", cascade="all, delete-orphan", passive_deletes=True
@@ -193,7 +195,9 @@ class Run(Base):
     __table_args__ = (Index("ix_runs_status_id", "status", "id"), Index("ix_runs_model_id", "model", "id"))
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
-    parent: Mapped[str | None] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)  # a search
+    parent: Mapped[str | None] = mapped_column(
+        ForeignKey("runs.id", ondelete="CASCADE"), index=True
+    )  # a search
     model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"))
     kind: Mapped[str] = mapped_column(String(16))
     status: Mapped[str] = mapped_column(String(16))
@@ -202,7 +206,7 @@ class Run(Base):
     progress: Mapped[Json | None]
     error: Mapped[Json | None]
     model_version: Mapped[int | None]
-    result: Mapped[Json | None]  # what it found that is no version: of a search's child, its weights and scores
+    result: Mapped[Json | None]  # what it found that is no version: a trial's weights and scores
     verdict: Mapped[Json | None]  # what sharing gained or lost for each task
     log: Mapped[str | None] = mapped_column(Sha256)  # artifact: the files that its log writer wrote
     attempt: Mapped[int] = mapped_column(default=0)

@@ -163,7 +163,8 @@ class TrainIn(
         default=False, examples=[True, {"resamples": 1000, "confidence": 0.95}]
     )
     """Whether each task is also trained alone, with the same settings and data, to say what sharing gains or loses for
-    it: the run takes about twice as long, or longer."""
+    it, which takes as long as all of these trainings; `{"resamples": 1000, "confidence": 0.95}` says with what
+    intervals."""
 
 
 class ScoreIn(In, json_schema_extra=shown_as({"datasets": ["circleDataset"]})):

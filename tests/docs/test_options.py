@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, TypeAdapter
 
-from app.runs.schemas import ModuleSource, ScoreIn, TrainIn
+from app.runs.schemas import ModuleSource, ScoreIn, TrainIn, VerdictSettings
 from mtl_core.specs import FieldSpec, OperationSpec, Predicate, SliceSpec, TaskSpec
 from tests.docs.pages import ROOT
 
@@ -35,6 +35,7 @@ _SHAPES: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
     "Run": (TrainIn, {"datasets": ["d"]}),
     "Scoring": (ScoreIn, {"datasets": ["d"]}),
     "Module source": (ModuleSource, {}),
+    "Verdict": (VerdictSettings, {}),
     "Trainer": (TrainIn, {"datasets": ["d"]}),
 }
 _COMPARISON = {"field": "f", "op": "==", "value": 1}

@@ -143,7 +143,8 @@ def test_the_examples_work_one_after_the_other(fresh: Api, document: dict[str, A
     for name, operation in listed.items():
         if operation["method"] == "get" and operation["path"] not in (STREAM, "/metrics"):
             filled["run"] = search["id"] if name == "get_search" else run["id"]
-            press(name, 200)
+            # The example trains one task, which nothing is shared with.
+            press(name, 404 if name == "get_run_verdict" else 200)
 
 
 def map_path_parameters(_context: Any, path_parameters: dict[str, Any] | None) -> dict[str, Any] | None:

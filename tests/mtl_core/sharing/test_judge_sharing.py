@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -275,6 +276,28 @@ def test_tasks_that_cannot_be_judged_are_told_with_the_reason() -> None:
     study = SharingStudy(model, frozen, loaders, QUICK)
     Trainer(**study.config.model_dump() | {"progress_bar": False}).fit(model, loaders, study.listener)
     assert "stay as they are" in study.verdict({}).unjudged["rare"]
+
+
+class Fragile(nn.Identity):
+    """Breaks when it is copied, as a twin's modules are."""
+
+    def __deepcopy__(self, memo: Any) -> nn.Module:
+        return Broken()
+
+
+class Broken(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * math.nan
+
+
+def test_a_twin_that_cannot_be_trained_costs_no_other_task_its_verdict() -> None:
+    model, loaders = helping()
+    model.replace_module("much_head", nn.Sequential(nn.Linear(4, 2), Fragile()))
+    heard = Heard()
+    verdict = judge_sharing(model, loaders, QUICK, heard, **SETTINGS | {"n_epochs": 1})
+    assert [of.task for of in verdict.tasks] == ["rare"]
+    assert "training failed" in verdict.unjudged["much"]
+    assert heard.steps[-1].step == heard.steps[-1].n_steps
 
 
 def test_what_cannot_be_judged_at_all_is_refused() -> None:
