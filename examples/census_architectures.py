@@ -76,11 +76,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "ple": {"shared_experts": 2, "task_experts": 1, "expert_layers": [128], "levels": 2},
 }
 TRAINER: dict[str, Any] = {
-    "n_epochs": 8,
+    "n_epochs": 10,
     "batch_size": 512,
     "optimizer": "adamw",
     "lr": 0.001,
-    "l2": 0.1,
+    "l2": 0.5,
     "lr_scheduler": "cosine",
 }
 Scores = dict[str, list[float]]
