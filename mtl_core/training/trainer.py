@@ -266,7 +266,9 @@ class Trainer:
         guard = FinitenessGuard(config.non_finite, config.max_skipped, listener.on_log)
         average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
         stepper = Stepper(model, self.optimizer, precision, guard, config.grad_clip, average, self.balancer)
-        diagnosis = Diagnosis(config.diagnosis_config, model, train_loaders, n_steps)
+        diagnosis = None
+        if config.diagnosis:
+            diagnosis = Diagnosis(config.diagnosis_config, model, train_loaders, n_steps)
         return _Loop(
             model=model,
             listener=listener,
@@ -278,7 +280,7 @@ class Trainer:
             balancer=self.balancer,
             stepper=stepper,
             stopper=self._stopper(model, task_names, frozen, average),
-            diagnosis=diagnosis if config.diagnosis else None,
+            diagnosis=diagnosis,
         )
 
     def _advice(self, loaders: Sequence[DictDataLoader]) -> list[str]:
