@@ -99,15 +99,18 @@ def register(service: Service, file: Path) -> None:
         print(f"{name}: {len(model['modules'])} modules")
 
 
-def train(
-    service: Service, model: str, seed: int, epochs: int, **further: Any
-) -> tuple[dict[str, Any], Scores]:
-    """Train a model with one seed; return the run and its test scores."""
+def start(service: Service, model: str, seed: int, epochs: int, **further: Any) -> dict[str, Any]:
+    """Queue a training of a model with one seed; return the run."""
     trainer = TRAINER | {"n_epochs": epochs, "seed": seed}
     body = {"datasets": ["census3"], "trainer": trainer, "init_from": None, **further}
-    run = service.finished(service.post(f"/models/{model}/runs", body))
-    scores = service.get(f"/models/{model}/versions/{run['model_version']}/scores")
-    return run, {task: [scores[f"{task}/census3/test/roc_auc"]] for task in TASKS}
+    return service.post(f"/models/{model}/runs", body)
+
+
+def areas(service: Service, run: dict[str, Any]) -> dict[str, float]:
+    """Wait for a run; return its version's test area under the curve for each task."""
+    run = service.finished(run)
+    scores = service.get(f"/models/{run['model']}/versions/{run['model_version']}/scores")
+    return {task: scores[f"{task}/census3/test/roc_auc"] for task in TASKS}
 
 
 def rows(service: Service, split: str) -> tuple[dict[str, list[Any]], dict[str, NDArray[Any]]]:
@@ -176,22 +179,27 @@ def main(
     started = time.perf_counter()
     service = Service(url)
     register(service, file)
+    # All are queued at once, so that as many train side by side as there are workers.
+    queued = {model: [start(service, model, seed, epochs) for seed in seeds] for model in ARCHITECTURES}
+    judged = start(service, "shared_bottom", seeds[0], epochs, verdict=True)
+
     found: dict[str, Scores] = {}
     print(f"{'test roc_auc':<20} {'  '.join(f'{task:>17}' for task in TASKS)}")
-    for model in ARCHITECTURES:
-        runs = [train(service, model, seed, epochs)[1] for seed in seeds]
-        found[model] = {task: [value for run in runs for value in run[task]] for task in TASKS}
+    for model, runs in queued.items():
+        scored = [areas(service, run) for run in runs]
+        found[model] = {task: [scores[task] for scores in scored] for task in TASKS}
         show(model, found[model])
     for name, scores in baselines(service).items():
         found[name] = scores
         show(name, scores)
 
-    run, _ = train(service, "shared_bottom", seeds[0], epochs, verdict=True)
-    verdict = service.get(f"/runs/{run['id']}/verdict")
+    service.finished(judged)
+    verdict = service.get(f"/runs/{judged['id']}/verdict")
     print(verdict["summary"])
     for task in verdict["tasks"]:
-        gain = f"{task['gain']:+.4f} ({task['low']:+.4f} to {task['high']:+.4f})"
-        print(f"{task['task']:<14} {task['metric']} gains {gain} by sharing: {task['word']}")
+        for found_here in task["comparisons"]:
+            gain = "{gain:+.4f} ({low:+.4f} to {high:+.4f})".format(**found_here)
+            print(f"{task['task']:<14} {found_here['metric']} gains {gain} by sharing: {task['word']}")
     print(f"{time.perf_counter() - started:.0f} s in all")
     return found, verdict
 
