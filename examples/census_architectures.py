@@ -56,8 +56,9 @@ DATASET: dict[str, Any] = {
             "exclude": ["instance_weight", "education", "marital_stat"],
             "types": dict.fromkeys(CODES, "categorical"),
         },
-        # Amounts have favourite values, zero above all, which a scaled number does not tell apart.
-        "amounts": {"columns": [{"name": name, "type": "categorical"} for name in NUMBERS]},
+        # Numbers twice, as amounts and as one of a set: they have favourite values, zero above all.
+        "numbers": {"columns": list(NUMBERS)},
+        "values": {"columns": [{"name": name, "type": "categorical"} for name in NUMBERS]},
     },
     "labels": {
         "income": {"column": "income_50k"},
@@ -68,7 +69,7 @@ DATASET: dict[str, Any] = {
     "splits": {"train": 0.7, "valid": 0.15, "test": 0.15},
     "seed": 1,
 }
-INPUTS = ["person", "amounts"]
+INPUTS = ["person", "numbers", "values"]
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "single_task": {"layers": [256, 128]},
     "shared_bottom": {"layers": [256, 128]},

@@ -7,7 +7,6 @@ every argument is checked against the type in the signature before the class is 
 from __future__ import annotations
 
 import builtins
-import difflib
 import inspect
 import re
 import types
@@ -27,7 +26,7 @@ from typing import (
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from mtl_core.errors import MODULE_FAILURES, Fault, SpecError, first_line, pointer_to
+from mtl_core.errors import MODULE_FAILURES, Fault, SpecError, first_line, pointer_to, suggestion
 
 T = TypeVar("T")
 
@@ -134,16 +133,8 @@ class Catalogue(Generic[T]):
             raise SpecError.at(at, f"the type of a {self.kind} is a string")
         if name not in self.entries:
             # What the client sent comes back in the message, so no more of it than a name may have.
-            raise SpecError.at(at, f"{name[:64]!r} is no {self.kind}; {self._suggestion(name[:64])}")
+            raise SpecError.at(at, f"{name[:64]!r} is no {self.kind}; {suggestion(name[:64], self.entries)}")
         return name, given
-
-    def _suggestion(self, name: str) -> str:
-        close = difflib.get_close_matches(name, self.entries, n=3)
-        if close:
-            return f"did you mean {' or '.join(close)}?"
-        if len(self.entries) > 20:
-            return f"there are {len(self.entries)} to choose from"
-        return f"known: {', '.join(sorted(self.entries))}"
 
     def _model(self, name: str) -> type[BaseModel]:
         if name not in self._models:

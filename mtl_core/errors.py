@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from difflib import get_close_matches
+
+_MAX_KNOWN = 20
 
 MODULE_FAILURES = (
     RuntimeError,
@@ -111,6 +115,21 @@ class SpecError(TaskloomError):
 def first_line(error: BaseException | None) -> str:
     """Return the first line of an error's message, or its type's name where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """Say what a name that is not known may be meant for: those most like it, or all where none is.
+
+    Example:
+        >>> suggestion("sgdd", ["adam", "sgd"])
+        'did you mean sgd?'
+    """
+    close = get_close_matches(name, known, n=3)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    if len(known) > _MAX_KNOWN:
+        return f"there are {len(known)} to choose from"
+    return f"known: {', '.join(sorted(known))}"
 
 
 def pointer_to(*parts: str | int) -> str:

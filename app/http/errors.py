@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
@@ -15,14 +15,18 @@ from starlette.exceptions import HTTPException
 
 from app.logs import get_logger
 from app.problems import PROBLEM_JSON, Conflict, Invalid, MalformedBody, NotReady, Problem
-from mtl_core.errors import ModuleConflictError, SpecError, TaskloomError, pointer_to
+from mtl_core.errors import ModuleConflictError, SpecError, TaskloomError, pointer_to, suggestion
 
 log = get_logger(__name__)
 
 _HTTP_TITLES = {404: "Not found", 405: "Method not allowed"}
 
 
-_MESSAGES = {"missing": "is required", "extra_forbidden": "is not known here"}
+_MESSAGES = {
+    "missing": "is required",
+    "extra_forbidden": "is not known here",
+}
+_MISSING = ("missing", "union_tag_not_found")
 _RACED = (IntegrityError, StaleDataError)
 _DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeoutError)
 
@@ -83,11 +87,15 @@ def _from_validation(error: RequestValidationError) -> Problem:
         where, *location = entry["loc"]
         if entry["type"] == "json_invalid":
             return MalformedBody(f"the body is not JSON: {entry['ctx']['error']}")
+        message = _MESSAGES.get(entry["type"]) or str(entry["msg"]).removeprefix("Value error, ")
+        told_apart_by = str(entry.get("ctx", {}).get("discriminator", ""))
+        if told_apart_by.startswith("'"):
+            location.append(told_apart_by.strip("'"))
+            message = _tag_fault(entry["ctx"])
         if where == "body":
-            place = ("pointer", _pointer(location, error.body, is_missing=entry["type"] == "missing"))
+            place = ("pointer", _pointer(location, error.body, is_missing=entry["type"] in _MISSING))
         else:
             place = ("parameter", ".".join(map(str, location)))
-        message = _MESSAGES.get(entry["type"]) or str(entry["msg"]).removeprefix("Value error, ")
         faults.setdefault(place, []).append(message)
     errors = [
         {kind: name, "detail": "; or ".join(dict.fromkeys(messages))}
@@ -96,6 +104,14 @@ def _from_validation(error: RequestValidationError) -> Problem:
     _, first = next(iter(faults))
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return Invalid(f"{first or 'the body'}: {errors[0]['detail']}{more}", errors)
+
+
+def _tag_fault(told: Mapping[str, Any]) -> str:
+    """Say what is wrong with the member, such as ``type``, that tells the members of a union apart."""
+    if "tag" not in told:
+        return "is required"
+    tag, known = str(told["tag"])[:64], [name.strip(" '") for name in told["expected_tags"].split(",")]
+    return f"{tag!r} is not known here; {suggestion(tag, known)}"
 
 
 def _pointer(location: Sequence[str | int], body: Any, *, is_missing: bool) -> str:

@@ -202,6 +202,16 @@ def specs_of(model: Model) -> list[TaskSpec]:
     return [spec_of(link) for link in model.tasks]
 
 
+def argument_fault(model: Model, name: str) -> str | None:
+    """Say why no argument of a model's architecture has a name; None if one has."""
+    if model.architecture is None:
+        return f"model '{model.name}' has no architecture: its tasks are registered ones"
+    known = sorted(model.architecture.keys() - {"type"})
+    if name in known:
+        return None
+    return f"'{model.architecture['type']}' has no argument '{name}'; it has {', '.join(known)}"
+
+
 def expanded(model: Model, architecture_overrides: Mapping[str, Any]) -> list[TaskSpec]:
     """Return the specs that a model's tasks would have with some sizes of its architecture changed.
 
@@ -214,19 +224,17 @@ def expanded(model: Model, architecture_overrides: Mapping[str, Any]) -> list[Ta
             value does not suit it.
     """
     first = pointer_to(*list(architecture_overrides)[:1])
-    if model.architecture is None:
-        raise Invalid.at(first, f"model '{model.name}' has no architecture: its tasks are registered ones")
-    known = sorted(model.architecture.keys() - {"type"})
-    kind = model.architecture["type"]
     faults = [
-        Fault(pointer_to(name), f"'{kind}' has no argument '{name}'; it has {', '.join(known)}")
+        Fault(pointer_to(name), fault)
         for name in architecture_overrides
-        if name not in known
+        if (fault := argument_fault(model, name)) is not None
     ]
     specs: list[TaskSpec] = []
     if not faults:
         try:
-            architecture = ARCHITECTURE.validate_python({**model.architecture, **architecture_overrides})
+            architecture = ARCHITECTURE.validate_python(
+                {**(model.architecture or {}), **architecture_overrides}
+            )
             specs = expand(architecture, [outline_of(link) for link in model.tasks])
         except ValidationError as error:
             # The place of what an argument breaks begins with the architecture's type.

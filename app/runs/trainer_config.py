@@ -11,7 +11,8 @@ from pydantic import AfterValidator, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from app.problems import Invalid
-from mtl_core.errors import Fault, TaskloomError, pointer_to
+from mtl_core.errors import Fault, SpecError, TaskloomError, pointer_to
+from mtl_core.training.balancing import BALANCERS
 from mtl_core.training.config import CheckpointerConfig, LogWriterConfig, TrainerConfig
 from mtl_core.training.watched_metrics import WatchedMetric
 
@@ -82,7 +83,7 @@ def trainer_settings(config: RunTrainerConfig, frozen: Sequence[str], folder: Pa
 def check_settings(
     config: RunTrainerConfig, modules: Collection[str], frozen: Collection[str], keys: Collection[str]
 ) -> None:
-    """Refuse settings that name a module or a metric which the training does not have.
+    """Refuse settings that name a module, a metric or a task which the training does not have.
 
     Args:
         config: The settings.
@@ -91,7 +92,8 @@ def check_settings(
         keys: What the training will log.
 
     Raises:
-        Invalid: At each setting that names what is not there, or where nothing is left to train.
+        Invalid: At each setting that names what is not there, or needs what is not installed; or where nothing is
+            left to train.
     """
     unknown = ((pointer, name) for pointer, name in _named_modules(config) if name not in modules)
     faults = [
@@ -103,6 +105,7 @@ def check_settings(
         for pointer, metric in _watched_metrics(config)
         if (detail := _unknown(metric, keys))
     ]
+    faults += islice(_balancing_faults(config, keys), _MAX_FAULTS)
     if not faults and config.early_stopping and config.early_stopping_config.per_task:
         faults += _unwatched_tasks(config, keys)
     if not faults and not set(modules) - set(config.frozen_modules) - set(frozen):
@@ -124,6 +127,23 @@ def _named_modules(config: RunTrainerConfig) -> Iterator[tuple[str, str]]:
         yield pointer_to("trainer", "frozen_modules", i), name
     for name in config.module_lrs:
         yield pointer_to("trainer", "module_lrs", name), name
+
+
+def _balancing_faults(config: RunTrainerConfig, keys: Collection[str]) -> Iterator[Fault]:
+    at = "/trainer/balancing"
+    try:
+        balancer = BALANCERS.build(config.balancing, at)
+    except SpecError as error:
+        yield from error.faults
+        return
+    parts = [key.split("/") for key in keys]
+    trained = {task for task, *_, split, what in parts if (split, what) == (config.train_split, "loss")}
+    trained.discard("model")
+    for argument, names in balancer.named_tasks().items():
+        for name in names:
+            if name not in trained:
+                detail = f"no task '{name}' is trained; there are {some_of(trained)}"
+                yield Fault(pointer_to("trainer", "balancing", argument, name), detail)
 
 
 def _watched_metrics(config: RunTrainerConfig) -> Iterator[tuple[str, str | Sequence[str]]]:

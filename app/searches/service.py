@@ -33,10 +33,7 @@ def enqueue_search(around: Surroundings, model: Model, request: SearchIn) -> Run
     if request.train.verdict:
         detail = "a search gives no verdict on sharing: train the best settings once more, with a verdict"
         raise Invalid.at("/train/verdict", detail)
-    check_keys(request.space)
-    if request.train.verdict:
-        detail = "the trials of a search are not judged: train once more with the best settings for a verdict"
-        raise Invalid.at("/train/verdict", detail)
+    check_keys(request.space, model)
     specs = models.specs_of(model)
     try:
         planned = runs.plan_training(

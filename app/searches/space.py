@@ -7,18 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from app.db.tables import Model
+from app.models.service import argument_fault
 from app.problems import Invalid
 from app.runs.trainer_config import RunTrainerConfig
 from app.searches.schemas import Choice, Dimension, FloatRange, IntRange
-from mtl_core.errors import Fault, pointer_to
+from mtl_core.errors import Fault, pointer_to, suggestion
 
 TRAINER, ARCHITECTURE = "trainer", "architecture"
 
 Point = dict[str, int | float]
 """A proposal: a number for each range, and for each choice its place in the list."""
 
+_UNKNOWN = "there is no such setting"
 _MAX_VALUES = 1024
 _MAX_ARCHITECTURES = 64
 # Trials that train or are judged on other examples have nothing in common to be compared by.
@@ -60,17 +63,22 @@ def trainer_with(trainer: RunTrainerConfig, params: Mapping[str, Any]) -> RunTra
         raise Invalid(faults[0].detail, faults) from None
 
 
-def check_keys(space: Mapping[str, Dimension]) -> None:
+def check_keys(space: Mapping[str, Dimension], model: Model) -> None:
     """Refuse what cannot be searched over, whatever its values.
 
+    Args:
+        space: Where the search looks.
+        model: What it trains.
+
     Raises:
-        Invalid: At each key that names nothing that may differ from trial to trial, or a part of another; or at the
-            whole space where its bounds and choices are too many to try each of them beforehand.
+        Invalid: At each key that names no setting or argument, or one that may not differ from trial to trial, or a
+            part of another; or at the whole space where its bounds and choices are too many to try each of them
+            beforehand.
     """
     faults = [
         Fault(pointer_to("space", key), fault)
         for key in space
-        if (fault := _key_fault(key, space)) is not None
+        if (fault := _key_fault(key, space, model)) is not None
     ]
     values = {key: sum(1 for _ in probes(dimension)) for key, dimension in space.items()}
     architectures = sum(n for key, n in values.items() if key.partition(".")[0] == ARCHITECTURE)
@@ -114,14 +122,29 @@ def _between(dimension: FloatRange) -> float:
     return dimension.low + (dimension.high - dimension.low) * 0.4142
 
 
-def _key_fault(key: str, space: Mapping[str, Dimension]) -> str | None:
+def _key_fault(key: str, space: Mapping[str, Dimension], model: Model) -> str | None:
     group, _, path = key.partition(".")
     if group not in (TRAINER, ARCHITECTURE) or not path:
         return f"it must name '{TRAINER}.' and a setting, or '{ARCHITECTURE}.' and an argument, such as trainer.lr"
     if group == TRAINER and path in _FIXED:
         return f"'{path}' must be the same for all trials: set it in train.trainer"
     whole = next((other for other in space if key.startswith(f"{other}.")), None)
-    return f"it is a part of '{whole}', which is searched over as a whole" if whole else None
+    if whole:
+        return f"it is a part of '{whole}', which is searched over as a whole"
+    return argument_fault(model, path) if group == ARCHITECTURE else _setting_fault(path)
+
+
+def _setting_fault(path: str) -> str | None:
+    """Say that a name on the way to a setting is unknown; below a setting that is no group, any may be known."""
+    group: type[BaseModel] = RunTrainerConfig
+    for name in path.split("."):
+        if name not in group.model_fields:
+            return f"{_UNKNOWN}; {suggestion(name, group.model_fields)}"
+        of = group.model_fields[name].annotation
+        if not (isinstance(of, type) and issubclass(of, BaseModel)):
+            return None
+        group = of
+    return None
 
 
 def _put(settings: dict[str, Any], path: Sequence[str], value: Any) -> None:
@@ -137,4 +160,4 @@ def _put(settings: dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 
 def _said(kind: str, message: str) -> str:
-    return "there is no such setting" if kind == "extra_forbidden" else message.removeprefix("Value error, ")
+    return _UNKNOWN if kind == "extra_forbidden" else message.removeprefix("Value error, ")

@@ -164,7 +164,10 @@ def test_faults_point_into_the_short_form(api: Api) -> None:
 
     assert create(MMOE | {"experts": 0}, INCOME) == ["/architecture/experts"]
     assert create(MMOE | {"layers": [3]}, INCOME) == ["/architecture/layers"]
-    assert create({"type": "nonsense"}, INCOME) == ["/architecture"]
+    assert create({"type": "nonsense"}, INCOME) == ["/architecture/type"]
+    assert create({"experts": 4}, INCOME) == ["/architecture/type"]
+    typo = {"name": "m", "architecture": MMOE | {"type": "mmmoe"}, "tasks": [INCOME]}
+    assert "did you mean mmoe?" in api.post("/v1/models", typo, 422)["detail"]
     assert create(MMOE, INCOME, INCOME) == ["/tasks/1/name"]
     assert create(MMOE, INCOME, 3) == ["/tasks/1"]
     assert create(MMOE, INCOME, {"name": "m", "kind": "multiclass"}) == ["/tasks/1/labels"]

@@ -162,17 +162,16 @@ def test_what_cannot_be_searched_is_refused_where_it_stands(made: Shapes) -> Non
     assert pointers({"trainer.optimizer": {"type": "choice", "choices": ["adam", "eve"]}}) == [
         "/space/trainer.optimizer/choices/1"
     ]
-    assert pointers({"trainer.optimizer_config.adam_config.nothing": fine}) == [
-        "/space/trainer.optimizer_config.adam_config.nothing/choices/0"
-    ]
     assert pointers({"trainer.module_lrs.nothing": fine}) == ["/space/trainer.module_lrs.nothing/choices/0"]
     assert pointers({"trainer.log_writer_config.log_dir": fine}) == [
         "/space/trainer.log_writer_config.log_dir/choices/0"
     ]
-    for key in ("lr", "trainer.", "trainer.valid_split"):
+    nowhere = ("trainer.lrr", "trainer.optimizer_config.adam_config.nothing", "architecture.layers")
+    for key in ("lr", "trainer.", "trainer.valid_split", *nowhere):
         assert pointers({key: fine}) == [f"/space/{key}"]
     assert pointers({"trainer.lr": LR, "trainer.lr.low": fine}) == ["/space/trainer.lr.low"]
-    assert pointers({"architecture.layers": fine}) == ["/space/architecture.layers/choices/0"]
+    unknown = {"type": "choice", "choices": ["sum", {"type": "fixed", "weights": {"nobody": 2.0}}]}
+    assert pointers({"trainer.balancing": unknown}) == ["/space/trainer.balancing/choices/1"]
     assert pointers(lr, objective="*/*/valid/nothing:max") == ["/objective"]
     assert pointers(lr, objective="*/*/train/loss:min") == ["/objective"]
     assert pointers(lr, budget={}) == ["/budget"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -164,6 +165,10 @@ def test_settings_that_name_what_is_not_there_are_refused(shapes: Shapes) -> Non
 
     assert "no module 'trunk'" in refused("frozen_modules/0", frozen_modules=["trunk"])
     assert "no module 'trunk'" in refused("module_lrs/trunk", module_lrs={"trunk": 0.1})
+    stranger = {"type": "fixed", "weights": {"nobody": 2.0}}
+    assert shapes.task("circle") in refused("balancing/weights/nobody", balancing=stranger)
+    if find_spec("ecos") is None:
+        assert "taskloom[nash]" in refused("balancing", balancing="nash_mtl")
     everything = ["base_mlp", "circle_head_module"]
     assert "nothing" in refused("frozen_modules", frozen_modules=everything)
     typo = f"{shapes.task('circle')}/{shapes.dataset('circle')}/valid/acuracy:max"

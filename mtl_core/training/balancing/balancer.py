@@ -9,6 +9,7 @@ from typing import ClassVar, cast
 import torch
 from torch import nn
 
+from mtl_core.errors import TaskloomError
 from mtl_core.model.cut import Cut
 from mtl_core.model.network import TaskNetwork
 
@@ -46,7 +47,11 @@ class Balancer(ABC):
     wants_losses_again: ClassVar[bool] = False
     cuts: bool = False
 
-    def begin(self, model: TaskNetwork, task_names: Sequence[str]) -> None:  # noqa: B027 Most keep nothing.
+    def named_tasks(self) -> Mapping[str, Iterable[str]]:
+        """Return the tasks that arguments name, by argument."""
+        return {}
+
+    def begin(self, model: TaskNetwork, task_names: Sequence[str]) -> None:
         """Get ready for a training; whatever was kept of another one is dropped.
 
         Args:
@@ -56,6 +61,12 @@ class Balancer(ABC):
         Raises:
             TaskloomError: If an argument names a task that is none of them.
         """
+        for argument, names in self.named_tasks().items():
+            for name in names:
+                if name not in task_names:
+                    raise TaskloomError(
+                        f"balancing/{argument}: no task '{name}' is trained; there are {sorted(task_names)}"
+                    )
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return what the optimizer is to train beside the model, by name; each name ends in its task's."""
@@ -106,6 +117,7 @@ class LossWeighting(Balancer):
 
     def begin(self, model: TaskNetwork, task_names: Sequence[str]) -> None:
         """Forget the weights of another training."""
+        super().begin(model, task_names)
         self._last = {}
 
     def backward(self, losses: Losses, cut: Cut | None, scale: Scale) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
@@ -43,18 +43,13 @@ class FAMO(LossWeighting):
         self._logits = TaskAdam({}, lr)
         self._before: dict[str, float] = {}
 
-    def begin(self, model: TaskNetwork, task_names: Sequence[str]) -> None:
-        """Set all shares equal.
+    def named_tasks(self) -> Mapping[str, Iterable[str]]:
+        """Return the tasks that least losses are given for."""
+        return {"min_losses": self._min_losses}
 
-        Raises:
-            TaskloomError: If a least loss is given for a task that is not trained.
-        """
+    def begin(self, model: TaskNetwork, task_names: Sequence[str]) -> None:
+        """Set all shares equal."""
         super().begin(model, task_names)
-        for name in self._min_losses:
-            if name not in task_names:
-                raise TaskloomError(
-                    f"balancing/min_losses: no task '{name}' is trained; there are {sorted(task_names)}"
-                )
         self._logits = TaskAdam(dict.fromkeys(sorted(task_names), 0.0), self._lr, self._weight_decay)
         self._before = {}
 

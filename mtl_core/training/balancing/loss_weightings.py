@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
 
-from mtl_core.errors import TaskloomError
 from mtl_core.model.cut import Cut
 from mtl_core.model.network import TaskNetwork
 from mtl_core.training.balancing.balancer import Balancer, Losses, LossWeighting, Scale, by_name, numbers
@@ -38,18 +37,9 @@ class Fixed(LossWeighting):
         super().__init__()
         self._given = dict(weights)
 
-    def begin(self, model: TaskNetwork, task_names: Sequence[str]) -> None:
-        """Check the weights' names.
-
-        Raises:
-            TaskloomError: If a weight is given for a task that is not trained.
-        """
-        super().begin(model, task_names)
-        for name in self._given:
-            if name not in task_names:
-                raise TaskloomError(
-                    f"balancing/weights: no task '{name}' is trained; weights are for {sorted(task_names)}"
-                )
+    def named_tasks(self) -> Mapping[str, Iterable[str]]:
+        """Return the tasks that weights are given for."""
+        return {"weights": self._given}
 
     def _weigh(self, losses: Mapping[str, float]) -> dict[str, float]:
         return {name: self._given.get(name, 1.0) for name in losses}
