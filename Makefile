@@ -51,6 +51,8 @@ check: $(READY) ## Format and lint, strict types, import contracts, Dockerfile a
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
+# Compiled once, and not in each of the many processes that the tests start.
+unit: export PYTHONDONTWRITEBYTECODE =
 unit: $(READY) ## The test suite alone; PYTEST_ARGS="-k name" narrows it.
 	$(BIN)/pytest -n 3 --dist loadscope $(PYTEST_ARGS)
 

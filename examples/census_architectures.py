@@ -11,7 +11,8 @@ dealt to the same splits, the former with the same inputs: numbers scaled, and e
 set.
 
 What is printed is the area under the ROC curve on the test split, mean and spread over the seeds; then what one run
-with a verdict on sharing says of it. It takes about twenty minutes on two cores; ``--seeds 1`` a quarter of that.
+with a verdict on sharing says of it. On two cores it takes about 26 minutes beside ``TASKLOOM_WORKER_SLOTS=2 taskloom
+serve``, and twice that with one training at a time; ``--seeds 1`` a quarter of either.
 """
 
 from __future__ import annotations
