@@ -1,4 +1,4 @@
-"""The whole service for each database: one server and two workers as processes, for the whole session."""
+"""The whole service for each database: one server and a worker as processes, for the whole session."""
 
 from __future__ import annotations
 
@@ -18,18 +18,24 @@ DATABASES = ("sqlite", "postgresql")
 
 
 class Service:
-    """A server and its workers on one database and one artifact folder; starting them takes seconds."""
+    """A server and a worker on one database and one artifact folder; starting them takes seconds, as each further
+    worker does.
+    """
 
     def __init__(self, folder: Path, database_url: str) -> None:
         self.folder = folder
-        self.env = environment(folder / "data", database_url)
+        self.env = environment(folder / "data", database_url, TASKLOOM_WORKER_SLOTS="2")
         db = Database(database_url)
         migrations.upgrade(db.engine)
         db.dispose()
         self.workers: list[WorkerProcess] = []
         self.server = ServerProcess("--no-worker", env=self.env, log=folder / "server.log")
         self.add_worker()
-        self.add_worker()
+
+    @property
+    def slots(self) -> int:
+        """How many trainings run side by side."""
+        return 2 * sum(worker.process.poll() is None for worker in self.workers)
 
     def add_worker(self) -> WorkerProcess:
         """Start another worker."""

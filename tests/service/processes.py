@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 TASKLOOM = Path(sys.executable).with_name("taskloom")
 FAST = {
-    "TASKLOOM_POLL_SECONDS": "0.05",
+    "TASKLOOM_POLL_SECONDS": "0.1",
     "TASKLOOM_REPORT_SECONDS": "0.1",
     "TASKLOOM_LEASE_SECONDS": "5",
     "OMP_NUM_THREADS": "1",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
+from zlib import crc32
 
 import pytest
 import schemathesis
@@ -15,19 +17,19 @@ from schemathesis.config import (
     ProjectsConfig,
     SchemathesisConfig,
 )
+from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
     status_code_conformance,
 )
 
-from app.main import create_app
-from app.settings import Settings
 from tests.service.client import PROBLEM_JSON, Api, check_problem
 from tests.service.processes import ServerProcess, environment
 
 METHODS = ("get", "post", "put", "patch", "delete")
 # A stream ends with its run only, and a run that was made up may take a hundred thousand epochs.
+LONG_BODIES = ("POST /v1/models", "POST /v1/models/{model}/runs", "POST /v1/tasks", "POST /v1/datasets")
 STREAM = "/v1/runs/{run}/events"
 
 
@@ -168,8 +170,12 @@ def as_file(_context: Any, value: Any) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode(errors="replace")
 
 
-def without_recursion(document: dict[str, Any]) -> dict[str, Any]:
-    """Let predicates hold no further ones: of a shape that holds itself, bodies take minutes to make."""
+def abridged(document: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of the bodies' shapes what would only make more of the same requests, and those by the thousand.
+
+    Predicates hold no further ones; a search's training is tried as that of a run; of the architectures, which are
+    much alike, two are left.
+    """
     shapes = document["components"]["schemas"]
     forms = {
         f"#/components/schemas/{name}" for name in shapes if name.startswith(("AllOf", "AnyOf", "Negation"))
@@ -178,22 +184,33 @@ def without_recursion(document: dict[str, Any]) -> dict[str, Any]:
         (member,) = resolved(document, {"$ref": form})["properties"].values()
         holder = member.get("items", member)
         holder["oneOf"] = [inner for inner in holder["oneOf"] if inner["$ref"] not in forms]
+    shapes["SearchIn"]["properties"]["train"] = {"type": "object"}
+    architecture, _ = shapes["ModelIn"]["properties"]["architecture"]["anyOf"]
+    kept = {"mmoe", "attention_pooling"}
+    mapping = architecture["discriminator"]["mapping"]
+    architecture["discriminator"]["mapping"] = {name: mapping[name] for name in kept}
+    architecture["oneOf"] = [{"$ref": mapping[name]} for name in sorted(kept)]
     return document
 
 
-# Made in this process, so that every operation is a test of its own; the requests go to the real server.
-schema = schemathesis.openapi.from_dict(
-    without_recursion(create_app(Settings()).openapi()),
-    config=SchemathesisConfig(
-        projects=ProjectsConfig(
-            default=ProjectConfig(generation=GenerationConfig(deterministic=True), request_timeout=60)
-        )
-    ),
-).exclude(path=STREAM)
-schema.hook(map_path_parameters)
+@pytest.fixture(scope="module")
+def schema(document: dict[str, Any]) -> BaseSchema:
+    """What requests are made of. It takes seconds, so no process does it that only collects tests."""
+    generation = GenerationConfig(deterministic=True)
+    project = ProjectConfig(generation=generation, request_timeout=60)
+    config = SchemathesisConfig(projects=ProjectsConfig(default=project))
+    schema = schemathesis.openapi.from_dict(abridged(deepcopy(document)), config=config)
+    schema.hook(map_path_parameters)
+    return schema.exclude(path=STREAM)
 
 
-@schema.parametrize()
+def is_passed_over(case: schemathesis.Case) -> bool:
+    """Say whether a request is not sent: of the boundary cases of the longest bodies, hundreds each, a third is."""
+    is_long = case.operation.label in LONG_BODIES and case.meta.phase.name == "coverage"
+    return is_long and crc32(repr(case.body).encode()) % 3 > 0
+
+
+@schemathesis.pytest.from_fixture("schema").parametrize()
 @settings(
     max_examples=10,
     derandomize=True,
@@ -203,6 +220,8 @@ schema.hook(map_path_parameters)
     suppress_health_check=list(HealthCheck),
 )
 def test_the_server_does_what_the_document_says(fresh: Api, case: schemathesis.Case) -> None:
+    if is_passed_over(case):
+        return
     response = case.call(base_url=fresh.url)
     checks = [
         not_a_server_error,

@@ -14,23 +14,23 @@ from tests.service.processes import until
 from tests.service.shapes import ENDLESS, Shapes
 
 
-def test_cancel_a_running_and_a_queued_run_and_resume(two_workers: Service, shapes: Shapes) -> None:
-    api = two_workers.api
+def test_cancel_a_running_and_a_queued_run_and_resume(service: Service, shapes: Shapes) -> None:
+    api = service.api
     shapes.make("circle")
-    # One for each worker, so that a third run waits.
-    other, running = (api.start(shapes.model, [shapes.dataset("circle")], **ENDLESS) for _ in range(2))
-    api.training(other)
-    api.training(running)
+    # One for each slot, so that a further run waits.
+    endless = [api.start(shapes.model, [shapes.dataset("circle")], **ENDLESS) for _ in range(service.slots)]
+    for run in endless:
+        api.training(run)
+    running = endless[-1]
     queued = api.start(shapes.model, [shapes.dataset("circle")], n_epochs=2)
     assert api.run(queued)["status"] == "queued"
 
     assert api.post(f"/v1/runs/{queued}/cancel", status=202)["status"] == "cancelled"
     assert "is over" in api.post(f"/v1/runs/{queued}/cancel", status=409)["detail"]
     assert "running" in api.post(f"/v1/runs/{running}/resume", status=409)["detail"]
-    for run in (other, running):
+    for run in endless:
         assert api.post(f"/v1/runs/{run}/cancel", status=202)["status"] in ("cancelling", "cancelled")
-    api.ended(other, "cancelled")
-    cancelled = api.ended(running, "cancelled")
+    (*_, cancelled) = (api.ended(run, "cancelled") for run in endless)
     assert cancelled["error"] is None
     assert cancelled["model_version"] is None
     assert cancelled["finished_at"]
@@ -41,11 +41,9 @@ def test_cancel_a_running_and_a_queued_run_and_resume(two_workers: Service, shap
     statuses = [event["data"]["status"] for event in api.events(queued) if event["event"] == "status"]
     assert statuses == ["queued", "cancelled", "queued", "running", "succeeded"]
     assert "succeeded" in api.post(f"/v1/runs/{queued}/resume", status=409)["detail"]
-    assert [run["id"] for run in api.get("/v1/runs", model=shapes.model)["items"]] == [queued, running, other]
-    assert [r["id"] for r in api.get(f"/v1/runs?model={shapes.model}&status=cancelled")["items"]] == [
-        running,
-        other,
-    ]
+    assert [run["id"] for run in api.get("/v1/runs", model=shapes.model)["items"]] == [queued, *endless[::-1]]
+    stopped = api.get(f"/v1/runs?model={shapes.model}&status=cancelled")["items"]
+    assert [run["id"] for run in stopped] == endless[::-1]
 
 
 def test_a_killed_training_process_fails_its_run_only(service: Service, shapes: Shapes) -> None:
