@@ -139,7 +139,7 @@ def _setting_fault(path: str) -> str | None:
     group: type[BaseModel] = RunTrainerConfig
     for name in path.split("."):
         if name not in group.model_fields:
-            return f"{_UNKNOWN}; {suggestion(name, group.model_fields)}"
+            return f"{_UNKNOWN}; {suggestion(name[:64], group.model_fields)}"
         of = group.model_fields[name].annotation
         if not (isinstance(of, type) and issubclass(of, BaseModel)):
             return None
