@@ -22,11 +22,8 @@ log = get_logger(__name__)
 _HTTP_TITLES = {404: "Not found", 405: "Method not allowed"}
 
 
-_MESSAGES = {
-    "missing": "is required",
-    "extra_forbidden": "is not known here",
-}
-_MISSING = ("missing", "union_tag_not_found")
+_REQUIRED = "is required"
+_MESSAGES = {"missing": _REQUIRED, "extra_forbidden": "is not known here"}
 _RACED = (IntegrityError, StaleDataError)
 _DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeoutError)
 
@@ -93,7 +90,7 @@ def _from_validation(error: RequestValidationError) -> Problem:
             location.append(told_apart_by.strip("'"))
             message = _tag_fault(entry["ctx"])
         if where == "body":
-            place = ("pointer", _pointer(location, error.body, is_missing=entry["type"] in _MISSING))
+            place = ("pointer", _pointer(location, error.body, is_missing=message == _REQUIRED))
         else:
             place = ("parameter", ".".join(map(str, location)))
         faults.setdefault(place, []).append(message)
@@ -109,7 +106,7 @@ def _from_validation(error: RequestValidationError) -> Problem:
 def _tag_fault(told: Mapping[str, Any]) -> str:
     """Say what is wrong with the member, such as ``type``, that tells the members of a union apart."""
     if "tag" not in told:
-        return "is required"
+        return _REQUIRED
     tag, known = str(told["tag"])[:64], [name.strip(" '") for name in told["expected_tags"].split(",")]
     return f"{tag!r} is not known here; {suggestion(tag, known)}"
 

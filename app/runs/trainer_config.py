@@ -136,14 +136,10 @@ def _balancing_faults(config: RunTrainerConfig, keys: Collection[str]) -> Iterat
     except SpecError as error:
         yield from error.faults
         return
-    parts = [key.split("/") for key in keys]
-    trained = {task for task, *_, split, what in parts if (split, what) == (config.train_split, "loss")}
-    trained.discard("model")
-    for argument, names in balancer.named_tasks().items():
-        for name in names:
-            if name not in trained:
-                detail = f"no task '{name}' is trained; there are {some_of(trained)}"
-                yield Fault(pointer_to("trainer", "balancing", argument, name), detail)
+    trained = _trained(config, keys)
+    for argument, name in balancer.strangers(trained):
+        detail = f"no task '{name}' is trained; there are {some_of(trained)}"
+        yield Fault(pointer_to("trainer", "balancing", argument, name), detail)
 
 
 def _watched_metrics(config: RunTrainerConfig) -> Iterator[tuple[str, str | Sequence[str]]]:
@@ -164,14 +160,16 @@ def _unwatched_tasks(config: RunTrainerConfig, keys: Collection[str]) -> Iterato
     metric = config.early_stopping_config.metric
     if metric is None:
         return
-    trained = sorted(
-        {key.split("/")[0] for key in keys if key.endswith(f"/{config.train_split}/loss")} - {"model"}
-    )
-    for task in trained:
+    for task in sorted(_trained(config, keys)):
         if WatchedMetric.parse(metric).for_task(task) is None:
             detail = f"with per_task it must name a metric of every task, but names none of '{task}'"
             yield Fault("/trainer/early_stopping_config/metric", detail)
             return
+
+
+def _trained(config: RunTrainerConfig, keys: Collection[str]) -> set[str]:
+    """Return the tasks that have a loss to train on."""
+    return {key.split("/")[0] for key in keys if key.endswith(f"/{config.train_split}/loss")} - {"model"}
 
 
 def _unknown(metric: str | Sequence[str], keys: Collection[str]) -> str | None:

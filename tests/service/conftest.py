@@ -15,6 +15,8 @@ from tests.service.processes import ServerProcess, WorkerProcess, environment
 from tests.service.shapes import Shapes
 
 DATABASES = ("sqlite", "postgresql")
+SLOTS = 2
+"""Trainings side by side in a worker."""
 
 
 class Service:
@@ -24,7 +26,7 @@ class Service:
 
     def __init__(self, folder: Path, database_url: str) -> None:
         self.folder = folder
-        self.env = environment(folder / "data", database_url, TASKLOOM_WORKER_SLOTS="2")
+        self.env = environment(folder / "data", database_url, TASKLOOM_WORKER_SLOTS=str(SLOTS))
         db = Database(database_url)
         migrations.upgrade(db.engine)
         db.dispose()
@@ -35,7 +37,7 @@ class Service:
     @property
     def slots(self) -> int:
         """How many trainings run side by side."""
-        return 2 * sum(worker.process.poll() is None for worker in self.workers)
+        return SLOTS * sum(worker.process.poll() is None for worker in self.workers)
 
     def add_worker(self) -> WorkerProcess:
         """Start another worker."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, cast
 
 import torch
@@ -51,6 +51,11 @@ class Balancer(ABC):
         """Return the tasks that arguments name, by argument."""
         return {}
 
+    def strangers(self, task_names: Collection[str]) -> Iterator[tuple[str, str]]:
+        """Yield each argument and task that it names which is none of some tasks."""
+        for argument, names in self.named_tasks().items():
+            yield from ((argument, name) for name in names if name not in task_names)
+
     def begin(self, model: TaskNetwork, task_names: Sequence[str]) -> None:
         """Get ready for a training; whatever was kept of another one is dropped.
 
@@ -61,12 +66,10 @@ class Balancer(ABC):
         Raises:
             TaskloomError: If an argument names a task that is none of them.
         """
-        for argument, names in self.named_tasks().items():
-            for name in names:
-                if name not in task_names:
-                    raise TaskloomError(
-                        f"balancing/{argument}: no task '{name}' is trained; there are {sorted(task_names)}"
-                    )
+        for argument, name in self.strangers(task_names):
+            raise TaskloomError(
+                f"balancing/{argument}: no task '{name}' is trained; there are {sorted(task_names)}"
+            )
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return what the optimizer is to train beside the model, by name; each name ends in its task's."""
