@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler
 
 from mtl_core.errors import TaskloomError
 
@@ -119,7 +119,7 @@ class DictDataset(Dataset[tuple[dict[str, Any], dict[str, torch.Tensor]]]):
             {task: labels.index_select(0, at.to(labels.device)) for task, labels in self.Y_dict.items()},
         )
 
-    def batches(self, indices: Iterable[Sequence[int]]) -> Iterator[Batch]:
+    def batches(self, indices: Iterable[torch.Tensor]) -> Iterator[Batch]:
         """Gather a batch for each list of indices, in order."""
         return map(self.batch, indices)
 
@@ -167,9 +167,13 @@ class ShuffledSampler(Sampler[int]):
     def __init__(self, n: int) -> None:
         self._n = n
 
-    def __iter__(self) -> Iterator[int]:
+    def order(self) -> torch.Tensor:
+        """Draw an order of all examples, int64 ``[n]``."""
         seed = int(torch.empty((), dtype=torch.int64).random_().item())
-        order = torch.randperm(self._n, generator=torch.Generator().manual_seed(seed))
+        return torch.randperm(self._n, generator=torch.Generator().manual_seed(seed))
+
+    def __iter__(self) -> Iterator[int]:
+        order = self.order()
         for start in range(0, self._n, _INDICES_AT_ONCE):
             yield from order[start : start + _INDICES_AT_ONCE].tolist()
 
@@ -183,13 +187,17 @@ _INDICES_AT_ONCE = 65_536
 class DictDataLoader(DataLoader[Batch]):
     """A ``torch.utils.data.DataLoader`` over a :class:`DictDataset`, with all of its options.
 
-    When every field is a tensor and neither workers nor a collate function are asked for, a batch is gathered
-    by one index per field rather than collated example by example; the batches are the same.
+    When every field is a tensor and no option asks for another way, a batch is gathered by one index per field rather
+    than collated example by example; the batches are the same.
 
     Args:
         dataset: The split to batch.
         collate_fn: Merges a list of examples into a batch; default :func:`collate_dicts`.
         **kwargs: Passed to ``DataLoader``: ``batch_size``, ``shuffle``, ``sampler`` …
+
+    Attributes:
+        collates_because: Why batches are collated example by example, which takes many times as long; None where they
+            are gathered.
 
     Raises:
         TaskloomError: If ``dataset`` is no :class:`DictDataset`.
@@ -209,20 +217,43 @@ class DictDataLoader(DataLoader[Batch]):
         if kwargs.get("shuffle") and not {"sampler", "generator"} & kwargs.keys() and len(dataset):
             kwargs |= {"shuffle": False, "sampler": ShuffledSampler(len(dataset))}
         super().__init__(dataset, collate_fn=cast("Any", collate_fn), **kwargs)
-        self._gathers = (
-            collate_fn is collate_dicts
-            and self.num_workers == 0
-            and not self.pin_memory
-            and self.batch_sampler is not None
-            and _gathers_its_examples(type(dataset))
-            and all(isinstance(values, torch.Tensor) for values in dataset.X_dict.values())
-        )
+        self.collates_because = self._obstacle()
 
     def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if not self._gathers:
+        if self.collates_because:
             yield from super().__iter__()
-            return
-        yield from self.dataset.batches(cast("Any", self.batch_sampler))
+        else:
+            yield from self.dataset.batches(self.index_batches())
+
+    def index_batches(self) -> Iterator[torch.Tensor]:
+        """Draw one epoch's batches as indices of examples: int64, one tensor ``[k]`` for each batch, in order."""
+        sampler, batches = cast("object", self.sampler), cast("Any", self.batch_sampler)
+        is_plain = type(batches) is BatchSampler and batches.sampler is sampler
+        if is_plain and isinstance(sampler, ShuffledSampler | SequentialSampler):
+            n, size = len(self.dataset), cast("int", self.batch_size)
+            order = sampler.order() if isinstance(sampler, ShuffledSampler) else torch.arange(n)
+            end = n - n % size if self.drop_last else n
+            yield from cast("Any", order[:end]).split(size) if end else ()
+        else:
+            for indices in batches:
+                yield torch.as_tensor(indices, dtype=torch.int64)
+
+    def _obstacle(self) -> str | None:
+        """Say what keeps batches from being gathered, in the words of the option; None where nothing does."""
+        if self.collate_fn is not cast("Any", collate_dicts):
+            return "it has a collate function of its own"
+        if self.num_workers:
+            return "num_workers is not 0"
+        if self.pin_memory:
+            return "pin_memory is set"
+        if self.batch_sampler is None:
+            return "batch_size is None"
+        if not _gathers_its_examples(type(self.dataset)):
+            return "its dataset makes each example in a way of its own"
+        loose = [
+            field for field, values in self.dataset.X_dict.items() if not isinstance(values, torch.Tensor)
+        ]
+        return f"its field '{loose[0]}' is no tensor" if loose else None
 
 
 def _gathers_its_examples(dataset: type[DictDataset]) -> bool:

@@ -169,7 +169,7 @@ class MappedDataset(DictDataset):
             {task: rows(at) for task, rows in self._Y_rows.items()},
         )
 
-    def batches(self, indices: Iterable[Sequence[int]]) -> Iterator[Batch]:
+    def batches(self, indices: Iterable[torch.Tensor]) -> Iterator[Batch]:
         """Gather a batch for each list of indices, in order, reading ahead while the caller works on one."""
         with ThreadPoolExecutor(1, "batches") as reader:
             ahead: deque[Future[Batch]] = deque()

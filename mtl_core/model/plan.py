@@ -7,7 +7,7 @@ Their names play no part: names belong to tasks, and two tasks may use one name 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,12 +98,16 @@ class ExecutionPlan:
         """Return the node whose output is the task's."""
         return next(reversed(self.operations[task_name].values()))
 
-    def schedule(self, task_names: Iterable[str]) -> list[int]:
+    def schedule(self, task_names: Iterable[str], without: Collection[int] = ()) -> list[int]:
         """Return the nodes that the tasks' outputs need, each once, in order.
 
         An operation that no output depends on is left out.
+
+        Args:
+            task_names: The tasks.
+            without: Nodes that are not wanted; default: none.
         """
-        return sorted({node for name in task_names for node in self._needed[name]})
+        return sorted(set[int]().union(*(self._needed[name] for name in task_names)).difference(without))
 
     def _upstream(self, output: int) -> set[int]:
         """Return a node and all that it depends on."""
@@ -122,6 +126,7 @@ class ExecutionPlan:
         task_names: Iterable[str],
         call: Callable[[str, list[Any]], Any],
         cut: Cut | None = None,
+        without: Collection[int] = (),
     ) -> dict[int, Any]:
         """Run what the tasks need, each distinct operation once.
 
@@ -130,6 +135,7 @@ class ExecutionPlan:
             task_names: Whose outputs are wanted.
             call: ``(module name, inputs) → output``.
             cut: Takes in what operations of several of the tasks hand on to those of one alone; default: none is cut.
+            without: Nodes to leave out, which no other node reads; default: none.
 
         Returns:
             Output by node.
@@ -142,11 +148,11 @@ class ExecutionPlan:
         ends = self._ends(names, shared)
         uncut: dict[int, Any] = {}
         outputs: dict[int, Any] = {}
-        for index in self.schedule(names):
+        for index in self.schedule(names, without):
             node = self.nodes[index]
             try:
                 read = uncut if index in shared else outputs
-                inputs = [_value(source, X_dict, read) for source in node.sources]
+                inputs = [value_of(source, X_dict, read) for source in node.sources]
                 uncut[index] = outputs[index] = call(node.module_name, inputs)
             except MODULE_FAILURES as error:
                 task_name, op_name = self.origins[index]
@@ -175,7 +181,18 @@ def _source(entry: OpInput, nodes_by_op: Mapping[str, int]) -> Source:
     return FieldInput(key) if source == INPUT else NodeInput(nodes_by_op[source], key)
 
 
-def _value(source: Source, X_dict: Mapping[str, Any], outputs: Mapping[int, Any]) -> Any:
+def value_of(source: Source, X_dict: Mapping[str, Any], outputs: Mapping[int, Any]) -> Any:
+    """Return what a source stands for.
+
+    Args:
+        source: A field, or an earlier node's output.
+        X_dict: The batch's fields by name.
+        outputs: Output by node.
+
+    Raises:
+        TaskloomError: If the batch lacks the field.
+        TypeError: If an entry is wanted of one tensor.
+    """
     match source:
         case FieldInput(None):
             return dict(X_dict)

@@ -5,11 +5,27 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
 from mtl_core.data import Batch, DictDataLoader
 from mtl_core.training.config import BatchSchedulerConfig, TrainerConfig
+
+
+class Source(Protocol):
+    """What batches are drawn from."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Draw an epoch's batches."""
+        ...
+
+    def __len__(self) -> int:
+        """Return how many those are."""
+        ...
+
+
+S = TypeVar("S", bound=Source)
 
 Draw = tuple[Batch, DictDataLoader]
 """A batch, and the loader that it came from."""
@@ -48,17 +64,21 @@ class Scheduler(ABC):
         """Return how many steps an epoch has; the same in every epoch."""
         return sum(lengths)
 
-    def get_steps(self, dataloaders: Sequence[DictDataLoader]) -> Iterator[list[Draw]]:
-        """Yield the batches of each step of one epoch, each with the loader that it came from."""
-        batches = [iter(loader) for loader in dataloaders]
-        for indices in self.steps([len(loader) for loader in dataloaders]):
-            step: list[Draw] = []
+    def get_steps(self, sources: Sequence[S]) -> Iterator[list[tuple[Any, S]]]:
+        """Yield the batches of each step of one epoch, each with the source that it came from.
+
+        Args:
+            sources: Loaders, or others that have a length and can be gone through any number of times.
+        """
+        batches = [iter(source) for source in sources]
+        for indices in self.steps([len(source) for source in sources]):
+            step: list[tuple[Any, S]] = []
             for index in indices:
                 batch = next(batches[index], None)
                 if batch is None:
-                    batches[index] = iter(dataloaders[index])
+                    batches[index] = iter(sources[index])
                     batch = next(batches[index])
-                step.append((batch, dataloaders[index]))
+                step.append((batch, sources[index]))
             yield step
 
     def get_batches(self, dataloaders: Sequence[DictDataLoader]) -> Iterator[Draw]:
@@ -81,7 +101,8 @@ class ShuffledScheduler(Scheduler):
     def order(self, lengths: Sequence[int]) -> list[int]:
         """Return the sequential order, shuffled by torch's random generator."""
         sequential = SequentialScheduler().order(lengths)
-        return [sequential[int(position)] for position in torch.randperm(len(sequential))]
+        order = torch.tensor(sequential, dtype=torch.int64)[torch.randperm(len(sequential))]
+        return cast("list[int]", order.tolist())
 
 
 class RoundRobinScheduler(Scheduler):

@@ -254,6 +254,9 @@ class TrainerConfig(Settings):
     precision: Literal["float32", "auto", "bfloat16", "float16"] = "float32"
     """What the forward pass computes in where torch deems it safe (autocast; Micikevicius et al., 2018); weights stay
     float32. ``auto`` is bfloat16 on a GPU that has it, else float32; ``float16`` needs a GPU."""
+    compile: Literal["auto", "off"] = "auto"
+    """Whether steps of networks of common layers with common losses, in float32, are compiled to a list of calls with
+    a backward pass written by hand, several times as fast where layers are small; ``off`` leaves all to autograd."""
     ema_decay: _Decay | None = Field(default=None, examples=[0.999])
     """Evaluate, save and end with a running mean of the weights, which keeps this share of itself at every step, and
     less at the first ones. Default: none, the weights themselves."""

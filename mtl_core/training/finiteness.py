@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -125,3 +125,20 @@ def non_finite_gradients(model: MultitaskClassifier) -> list[str]:
             if parameter.grad is not None
         )
     ]
+
+
+def suspects(model: MultitaskClassifier, task_names: Sequence[str]) -> list[str]:
+    """Return the tasks that have a module to themselves whose gradient is not finite, or all if there is none.
+
+    Args:
+        model: Its parameters have the gradients.
+        task_names: The tasks that the gradients come from.
+    """
+    bad = set(non_finite_gradients(model))
+    paths = {name: set(model.modules_of(name)) for name in task_names}
+    found = [
+        name
+        for name, path in paths.items()
+        if bad & path.difference(*(paths[other] for other in task_names if other != name))
+    ]
+    return found or list(task_names)

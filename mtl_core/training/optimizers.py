@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from typing import Any, cast
 
-from torch import nn, optim
+import torch
+from torch import nn
 
 from mtl_core.errors import TaskloomError
 from mtl_core.model.classifier import MultitaskClassifier
 from mtl_core.training.balancing import Balancer
-from mtl_core.training.config import TrainerConfig
+from mtl_core.training.config import AdamaxConfig, AdamConfig, TrainerConfig
+
+# Its kernels for many tensors have no public names.
+_TORCH: Any = torch
 
 ParameterGroup = dict[str, Any]
 """Parameters that share a learning rate: ``params``, by name; ``lr``; and ``scale``, its ratio to the trainer's own."""
@@ -60,47 +68,327 @@ def parameter_groups(
     return found
 
 
-def build_optimizer(
-    config: TrainerConfig, parameters: Iterable[nn.Parameter] | Iterable[ParameterGroup]
-) -> optim.Optimizer:
+class Optimizer(ABC):
+    """Makes steps of gradients, each a few calls of kernels that take all parameters at once.
+
+    A parameter without a gradient stays as it is, and so does what is kept for it. Those of ``torch.optim`` compute the
+    same; but to construct one imports torch's compiler, which takes as long as torch itself.
+
+    Args:
+        groups: As of :func:`parameter_groups`.
+        weight_decay: Of groups that have none of their own.
+        parts: What is kept for each parameter beside the number of its steps, by name.
+
+    Attributes:
+        param_groups: The groups: ``params``, ``param_names``, ``lr``, ``scale`` and ``weight_decay``.
+    """
+
+    def __init__(self, groups: Iterable[ParameterGroup], weight_decay: float, parts: Sequence[str]) -> None:
+        self.param_groups: list[ParameterGroup] = []
+        self._parts = parts
+        self._kept: list[_Kept] = []
+        for group in groups:
+            names, parameters = zip(*group["params"], strict=True)
+            rest = (
+                {"weight_decay": weight_decay}
+                | group
+                | {"params": list(parameters), "param_names": list(names)}
+            )
+            self.param_groups.append(rest)
+            self._kept.append(_Kept(parameters, len(parts)))
+        self._places = {
+            parameter: (number, index)
+            for number, group in enumerate(self.param_groups)
+            for index, parameter in enumerate(group["params"])
+        }
+
+    def zero_grad(self) -> None:
+        """Take the gradients off all parameters."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take a step along the gradients that parameters have."""
+        for group, kept in zip(self.param_groups, self._kept, strict=True):
+            gradients = [parameter.grad for parameter in group["params"]]
+            chosen = [index for index, gradient in enumerate(gradients) if gradient is not None]
+            if chosen:
+                kept.count(chosen)
+                for indices in kept.of_one_kind(chosen):
+                    values = [group["params"][index] for index in indices]
+                    self._update(group, values, [gradients[index] for index in indices], *kept.of(indices))
+
+    def n_steps(self, parameter: nn.Parameter) -> int:
+        """Return how many steps a parameter has taken."""
+        number, index = self._places[parameter]
+        return int(self._kept[number].steps[index])
+
+    def bound(self, spans: Iterable[Span]) -> Callable[[], None]:
+        """Return what takes a step of some parameters along gradients that are always in one place.
+
+        Args:
+            spans: Parameters that are always stepped together, each span consecutive ones of a group.
+        """
+        by_group: dict[int, list[tuple[Span, range]]] = {}
+        for span in spans:
+            number, first = self._places[span.parameters[0]]
+            by_group.setdefault(number, []).append((span, range(first, first + len(span.parameters))))
+        updates = [
+            (
+                self._kept[number],
+                [indices for _, indices in found],
+                partial(
+                    self._update,
+                    self.param_groups[number],
+                    [span.values for span, _ in found],
+                    [span.gradients for span, _ in found],
+                    *self._kept[number].of_ranges([indices for _, indices in found]),
+                ),
+            )
+            for number, found in by_group.items()
+        ]
+
+        def step() -> None:
+            for kept, ranges, update in updates:
+                for indices in ranges:
+                    kept.steps[indices.start : indices.stop] += 1
+                update()
+
+        return step
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return a copy, on the CPU, of what is kept for the parameters that have been stepped.
+
+        Returns:
+            By ``{parameter}:{part}``: tensors of the parameter's shape, and its number of steps as ``step``.
+        """
+        found: dict[str, torch.Tensor] = {}
+        for group, kept in zip(self.param_groups, self._kept, strict=True):
+            for index, name in enumerate(group["param_names"]):
+                if kept.steps[index]:
+                    [step], *parts = kept.of([index])
+                    named = zip(("step", *self._parts), (step, *(part for [part] in parts)), strict=True)
+                    found |= {f"{name}:{part}": value.detach().to("cpu", copy=True) for part, value in named}
+        return found
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over what :meth:`state_dict` returned.
+
+        Raises:
+            TaskloomError: If it names other parameters or parts, or has another shape; the optimizer stays as it was.
+        """
+        places: dict[str, torch.Tensor] = {}
+        for group, kept in zip(self.param_groups, self._kept, strict=True):
+            for index, name in enumerate(group["param_names"]):
+                [step], *parts = kept.of([index])
+                places |= {f"{name}:step": step}
+                places |= {f"{name}:{part}": value for part, [value] in zip(self._parts, parts, strict=True)}
+        for key, value in state.items():
+            if key not in places:
+                raise TaskloomError(f"the optimizer keeps nothing called '{key}'")
+            if places[key].shape != value.shape:
+                shapes = f"{list(value.shape)} should be {list(places[key].shape)}"
+                raise TaskloomError(
+                    f"the saved optimizer does not fit the model: its shape of '{key}' {shapes}"
+                )
+        for key, value in state.items():
+            places[key].copy_(value)
+
+    @abstractmethod
+    def _update(
+        self, group: ParameterGroup, values: list[torch.Tensor], gradients: list[Any], *kept: Any
+    ) -> None:
+        """Take a step with tensors of one dtype and device.
+
+        Args:
+            group: Their group.
+            values: The parameters' values.
+            gradients: Their gradients.
+            *kept: The numbers of their steps, counting this one, and each of the parts; a list of tensors each.
+        """
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive parameters of a group that lie one after the other in memory.
+
+    Attributes:
+        parameters: The parameters.
+        values: All their values, ``[n]``.
+        gradients: All their gradients, ``[n]``.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    values: torch.Tensor
+    gradients: torch.Tensor
+
+
+class _Kept:
+    """What an optimizer keeps for the parameters of one group: that of one dtype and device lies in one tensor."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], n_parts: int) -> None:
+        kinds: dict[Any, list[int]] = {}
+        for index, parameter in enumerate(parameters):
+            kinds.setdefault((parameter.device, parameter.dtype), []).append(index)
+        self._kinds = list(kinds.values())
+        self._sizes = [parameter.numel() for parameter in parameters]
+        self._parts: list[list[torch.Tensor]] = [[torch.empty(0)] * len(parameters) for _ in range(n_parts)]
+        self._flat: list[torch.Tensor] = []
+        for part in self._parts:
+            for (device, dtype), indices in kinds.items():
+                sizes = [self._sizes[index] for index in indices]
+                flat = torch.zeros(sum(sizes), dtype=dtype, device=device)
+                self._flat.append(flat)
+                for index, values in zip(indices, cast("Any", flat).split(sizes), strict=True):
+                    part[index] = values.view(parameters[index].shape)
+        # Counting is one call. On the CPU it goes through numpy, whose calls are cheaper.
+        device = parameters[0].device
+        self.steps: Any = torch.zeros(len(parameters), dtype=torch.float32, device=device)
+        self._step_of = list(self.steps.unbind())
+        if device.type == "cpu":
+            self.steps = self.steps.numpy()
+
+    def count(self, indices: list[int]) -> None:
+        """Count a step of some parameters."""
+        if len(indices) == len(self._step_of):
+            self.steps += 1
+        else:
+            self.steps[indices] += 1
+
+    def of_one_kind(self, indices: list[int]) -> Iterable[list[int]]:
+        """Split indices by the parameters' device and dtype."""
+        if len(self._kinds) == 1:
+            return [indices]
+        parts = ([index for index in kind if index in set(indices)] for kind in self._kinds)
+        return [part for part in parts if part]
+
+    def of(self, indices: list[int]) -> list[list[torch.Tensor]]:
+        """Return the numbers of steps of some parameters, and their parts."""
+        if len(indices) == len(self._step_of):
+            return [self._step_of, *self._parts]
+        return [[values[index] for index in indices] for values in (self._step_of, *self._parts)]
+
+    def of_ranges(self, ranges: Sequence[range]) -> list[list[torch.Tensor]]:
+        """Return the same for consecutive parameters of one kind, which have been stepped equally often."""
+        ends = [0, *accumulate(self._sizes)]
+        parts = [[flat[ends[of.start] : ends[of.stop]] for of in ranges] for flat in self._flat]
+        return [[self._step_of[of.start] for of in ranges], *parts]
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum, as ``torch.optim.SGD``."""
+
+    def __init__(self, groups: Iterable[ParameterGroup], weight_decay: float, momentum: float) -> None:
+        super().__init__(groups, weight_decay, ["momentum_buffer"] if momentum else [])
+        self._momentum = momentum
+
+    def _update(
+        self, group: ParameterGroup, values: list[torch.Tensor], gradients: list[Any], *kept: Any
+    ) -> None:
+        _TORCH._fused_sgd_(
+            *(values, gradients, kept[1] if self._momentum else []),
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            momentum=self._momentum,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
+        )
+
+
+class Adam(Optimizer):
+    """Adam, as ``torch.optim.Adam``: weight decay is part of the gradient.
+
+    Source: Kingma and Ba, Adam, 2015; ``amsgrad``: Reddi, Kale and Kumar, On the Convergence of Adam and Beyond, 2018.
+    """
+
+    _kernel = staticmethod(_TORCH._fused_adam_)
+
+    def __init__(self, groups: Iterable[ParameterGroup], weight_decay: float, config: AdamConfig) -> None:
+        parts = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if config.amsgrad else [])]
+        super().__init__(groups, weight_decay, parts)
+        self._config = config
+
+    def _update(
+        self, group: ParameterGroup, values: list[torch.Tensor], gradients: list[Any], *kept: Any
+    ) -> None:
+        steps, means, squares, *largest = kept
+        self._kernel(
+            *(values, gradients, means, squares, largest[0] if largest else [], steps),
+            lr=group["lr"],
+            beta1=self._config.betas[0],
+            beta2=self._config.betas[1],
+            weight_decay=group["weight_decay"],
+            eps=self._config.eps,
+            amsgrad=self._config.amsgrad,
+            maximize=False,
+        )
+
+
+class AdamW(Adam):
+    """Adam with weight decay beside the gradient, as ``torch.optim.AdamW``.
+
+    Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019.
+    """
+
+    _kernel = staticmethod(_TORCH._fused_adamw_)
+
+
+class Adamax(Optimizer):
+    """Adam with the largest gradient in the place of their mean square, as ``torch.optim.Adamax``.
+
+    Source: Kingma and Ba, Adam, 2015, section 7.1.
+    """
+
+    def __init__(self, groups: Iterable[ParameterGroup], weight_decay: float, config: AdamaxConfig) -> None:
+        super().__init__(groups, weight_decay, ["exp_avg", "exp_inf"])
+        self._config = config
+
+    def _update(
+        self, group: ParameterGroup, values: list[torch.Tensor], gradients: list[Any], *kept: Any
+    ) -> None:
+        steps, means, largest = kept
+        beta1, beta2 = self._config.betas
+        if group["weight_decay"]:
+            gradients = _TORCH._foreach_add(gradients, values, alpha=group["weight_decay"])
+        _TORCH._foreach_lerp_(means, gradients, 1 - beta1)
+        sizes = _TORCH._foreach_abs(gradients)
+        _TORCH._foreach_add_(sizes, self._config.eps)
+        _TORCH._foreach_mul_(largest, beta2)
+        _TORCH._foreach_maximum_(largest, sizes)
+        rates = [-group["lr"] / (1 - beta1 ** step.item()) for step in steps]
+        _TORCH._foreach_addcdiv_(values, means, largest, rates)
+
+
+def build_optimizer(config: TrainerConfig, groups: Iterable[ParameterGroup]) -> Optimizer:
     """Return the optimizer that ``config.optimizer`` names.
 
     Args:
         config: The trainer's settings.
-        parameters: Groups, as of :func:`parameter_groups`, or parameters, of which those are trained that want
-            gradients.
+        groups: As of :func:`parameter_groups`.
 
     Raises:
         TaskloomError: If there is nothing to train.
     """
-    trained: list[Any] = [entry for entry in parameters if isinstance(entry, dict) or entry.requires_grad]
+    trained = list(groups)
     if not trained:
         raise TaskloomError("the model has no parameter to train")
     settings = config.optimizer_config
     match config.optimizer:
         case "sgd":
-            return optim.SGD(
-                trained, lr=config.lr, weight_decay=config.l2, momentum=settings.sgd_config.momentum
-            )
-        case "adam" | "adamw":
-            kind = optim.Adam if config.optimizer == "adam" else optim.AdamW
-            adam = settings.adam_config
-            return kind(
-                trained,
-                lr=config.lr,
-                weight_decay=config.l2,
-                amsgrad=adam.amsgrad,
-                betas=adam.betas,
-                eps=adam.eps,
-            )
+            return SGD(trained, config.l2, settings.sgd_config.momentum)
+        case "adam":
+            return Adam(trained, config.l2, settings.adam_config)
+        case "adamw":
+            return AdamW(trained, config.l2, settings.adam_config)
         case "adamax":
-            adamax = settings.adamax_config
-            return optim.Adamax(
-                trained, lr=config.lr, weight_decay=config.l2, betas=adamax.betas, eps=adamax.eps
-            )
+            return Adamax(trained, config.l2, settings.adamax_config)
 
 
-def set_learning_rate(optimizer: optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Set the learning rate of every group of :func:`parameter_groups`, where the trainer's own is ``rate``."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]

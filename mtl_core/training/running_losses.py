@@ -23,19 +23,19 @@ class RunningLosses:
 
     def __init__(self, train_split: str, expected: Iterable[tuple[str, str]] = ()) -> None:
         self._train_split = train_split
-        self._expected = [self._key(task, dataset) for task, dataset in expected]
+        self._expected = list(expected)
         self.reset()
 
     def reset(self) -> None:
         """Forget what was added."""
-        self._sums: defaultdict[str, float] = defaultdict(float)
-        self._counts: defaultdict[str, int] = defaultdict(int)
+        self._sums: defaultdict[tuple[str, str], float] = defaultdict(float)
+        self._counts: defaultdict[tuple[str, str], int] = defaultdict(int)
 
     def add(self, task: str, dataset: str, loss: float, count: int) -> None:
         """Add a batch's mean loss over ``count`` labelled examples of one task."""
-        key = self._key(task, dataset)
-        self._sums[key] += loss * count
-        self._counts[key] += count
+        pair = (task, dataset)
+        self._sums[pair] += loss * count
+        self._counts[pair] += count
 
     def add_step(self, batches: Iterable[BatchLosses], tasks: Mapping[str, Task]) -> None:
         """Add what the tasks in training lost on the batches of a step."""
@@ -46,15 +46,13 @@ class RunningLosses:
     def metrics(self) -> dict[str, float]:
         """Return the mean loss of each task and dataset, and of all as ``model/all/<split>/loss``."""
         means = dict.fromkeys(self._expected, math.nan)
-        means |= {key: total / self._counts[key] for key, total in self._sums.items()}
-        if means:
+        means |= {pair: total / self._counts[pair] for pair, total in self._sums.items()}
+        split = self._train_split
+        metrics = {f"{task}/{dataset}/{split}/loss": mean for (task, dataset), mean in means.items()}
+        if metrics:
             count = sum(self._counts.values())
-            overall = sum(self._sums.values()) / count if count else math.nan
-            means[f"model/all/{self._train_split}/loss"] = overall
-        return means
-
-    def _key(self, task: str, dataset: str) -> str:
-        return f"{task}/{dataset}/{self._train_split}/loss"
+            metrics[f"model/all/{split}/loss"] = sum(self._sums.values()) / count if count else math.nan
+        return metrics
 
 
 def labelled_pairs(loaders: Iterable[DictDataLoader], tasks: Container[str]) -> list[tuple[str, str]]:

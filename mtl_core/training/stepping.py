@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,7 +14,8 @@ from mtl_core.model.cut import Cut
 from mtl_core.training.averaging import WeightAverage
 from mtl_core.training.balancing import Balancer
 from mtl_core.training.balancing.loss_weightings import Sum
-from mtl_core.training.finiteness import BatchPosition, FinitenessGuard, non_finite_gradients
+from mtl_core.training.finiteness import BatchPosition, FinitenessGuard, suspects
+from mtl_core.training.optimizers import Optimizer
 from mtl_core.training.precision import Precision
 
 
@@ -36,7 +38,7 @@ class Stepper:
     def __init__(
         self,
         model: MultitaskClassifier,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         precision: Precision,
         guard: FinitenessGuard,
         grad_clip: float = 0.0,
@@ -78,7 +80,9 @@ class Stepper:
         # With float16 an overflow may be the scaler's doing: it passes the step over then, and scales less.
         if math.isfinite(norm) or self._precision.may_overflow:
             return
-        if not self._guard.passes("gradient", dict.fromkeys(self._suspects(list(trainable)), norm), position):
+        if not self._guard.passes(
+            "gradient", dict.fromkeys(suspects(self._model, list(trainable)), norm), position
+        ):
             self._forget()
 
     def step(self) -> bool:
@@ -87,13 +91,13 @@ class Stepper:
             return False
         scaler = self._precision.scaler
         norm = self._norm / (self._gathered * scaler.get_scale())
-        scaler.unscale_(self.optimizer)
+        scaler.unscale_(cast("Any", self.optimizer))
         if self._gathered > 1:
             for gradient in [*self._gradients(), *self._balancer_gradients()]:
                 gradient.div_(self._gathered)
         if self._grad_clip:
             nn.utils.clip_grads_with_norm_(self._model.parameters(), self._grad_clip, norm)
-        scaler.step(self.optimizer)
+        scaler.step(cast("Any", self.optimizer))
         scaler.update()
         self._forget()
         if self._average is not None:
@@ -112,14 +116,3 @@ class Stepper:
 
     def _balancer_gradients(self) -> list[torch.Tensor]:
         return [p.grad for p in self._balancer.parameters().values() if p.grad is not None]
-
-    def _suspects(self, task_names: list[str]) -> list[str]:
-        """Return the tasks that have a module to themselves whose gradient is not finite, or all if there is none."""
-        bad = set(non_finite_gradients(self._model))
-        paths = {name: set(self._model.modules_of(name)) for name in task_names}
-        suspects = [
-            name
-            for name, path in paths.items()
-            if bad & path.difference(*(paths[other] for other in task_names if other != name))
-        ]
-        return suspects or task_names

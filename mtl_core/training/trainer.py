@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -15,11 +14,13 @@ from tqdm import tqdm
 
 from mtl_core.data import DictDataLoader
 from mtl_core.model.classifier import MultitaskClassifier
-from mtl_core.model.cut import Cut
+from mtl_core.training.autograd_steps import AutogradSteps
 from mtl_core.training.averaging import WeightAverage
 from mtl_core.training.balancing import BALANCERS, Balancer
-from mtl_core.training.batch_schedules import Draw, Scheduler, build_scheduler
+from mtl_core.training.batch_schedules import Scheduler, build_scheduler
 from mtl_core.training.checkpointer import Checkpointer
+from mtl_core.training.compiled.recipe import NotCompiledError, Recipe, check_settings, recipe_for
+from mtl_core.training.compiled.steps import CompiledSteps
 from mtl_core.training.config import TrainerConfig
 from mtl_core.training.diagnosis import Diagnosis
 from mtl_core.training.early_stopping import ModelStopper, NoStopper, Stopper
@@ -28,13 +29,12 @@ from mtl_core.training.freezing import FrozenModules, freezing
 from mtl_core.training.log_manager import LogManager
 from mtl_core.training.log_writers import LogWriter, TensorBoardWriter
 from mtl_core.training.lr_schedules import LRSchedule
-from mtl_core.training.optimizers import build_optimizer, parameter_groups, set_learning_rate
+from mtl_core.training.optimizers import Optimizer, build_optimizer, parameter_groups, set_learning_rate
 from mtl_core.training.precision import Precision
 from mtl_core.training.priors import set_class_priors
 from mtl_core.training.progress import FitListener, Progress
 from mtl_core.training.running_losses import RunningLosses, labelled_pairs
 from mtl_core.training.splits import train_and_valid
-from mtl_core.training.step_losses import batch_losses, n_examples, task_losses
 from mtl_core.training.stepping import Stepper
 from mtl_core.training.task_stopping import TaskStopper
 from mtl_core.training.training_state import TrainingState, read_training_state, save_training_state
@@ -49,33 +49,11 @@ class _Loop:
     listener: FitListener
     n_steps: int
     losses: RunningLosses
-    precision: Precision
     guard: FinitenessGuard
     average: WeightAverage | None
-    balancer: Balancer
-    stepper: Stepper
+    steps: AutogradSteps | CompiledSteps
     stopper: Stopper
     diagnosis: Diagnosis | None
-
-    def take_in(self, draws: Sequence[Draw], position: BatchPosition) -> None:
-        """Compute the losses of some batches and gather their gradient, unless a loss is not finite."""
-        self.guard.before(self.model)
-        cut = Cut() if self.balancer.cuts else None
-        with self.precision.autocast():
-            batches = batch_losses(self.model, self.stopper, draws, cut)
-            losses = task_losses(self.model.tasks, batches)
-        if all(self.guard.passes("loss", batch.values, position.of(batch.dataset)) for batch in batches):
-            self.losses.add_step(batches, self.model.tasks)
-            self.stepper.add(losses, position, cut)
-
-    def step(self, draws: Sequence[Draw]) -> None:
-        """Take a step along what was gathered, and show its effect on the last batches to a balancer that asks."""
-        if self.stepper.step() and self.balancer.wants_losses_again:
-            self.balancer.after_step(partial(self._losses_again, draws))
-
-    def _losses_again(self, draws: Sequence[Draw]) -> dict[str, torch.Tensor]:
-        with torch.no_grad(), self.precision.autocast():
-            return task_losses(self.model.tasks, batch_losses(self.model, self.stopper, draws))
 
 
 class Trainer:
@@ -115,7 +93,7 @@ class Trainer:
     def __init__(self, name: str | None = None, **kwargs: Any) -> None:
         self.name = name or type(self).__name__
         self.config = TrainerConfig(**kwargs)
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.optimizer: Optimizer | None = None
         self.log_writer: LogWriter | None = None
         self.checkpointer: Checkpointer | None = None
         self.metrics: dict[str, float] = {}
@@ -148,23 +126,22 @@ class Trainer:
         with _seeded(config.seed), freezing(model, config.frozen_modules) as frozen:
             if config.class_prior_bias:
                 _tell(listener, set_class_priors(model, train_loaders))
+            frozen.train()
             loop = self._prepare(model, train_loaders, listener, frozen)
             _tell(listener, self._advice(train_loaders))
-            with self._log_kept(), self._progress_bar(loop.n_steps) as bar:
-                frozen.train()
-                for position, draws in self._steps(train_loaders):
-                    rate = self.lr_scheduler.rate(position.step)
-                    set_learning_rate(loop.stepper.optimizer, rate)
+            with self._log_kept(), closing(loop.steps), self._progress_bar(loop.n_steps) as bar:
+                for position, draws in self._positions(loop.steps.sources):
+                    rate = self._set_rate(position.step)
                     if loop.diagnosis and loop.diagnosis.is_due(position.step):
                         self._log(found := loop.diagnosis.measure(config.train_split))
                         listener.on_metrics(self._progress(loop), found)
-                    loop.take_in(draws, position)
+                    loop.steps.take_in(draws, position)
                     if self._ends_a_step(position):
-                        loop.step(draws)
+                        loop.steps.step(draws)
 
                     if position.batch + 1 == self.n_batches_per_epoch:
                         self.balancer.end_epoch()
-                    self.log_manager.update(n_examples(draws))
+                    self.log_manager.update(loop.steps.n_examples(draws))
                     progress = self._progress(loop)
                     listener.on_batch(progress)
                     bar.update()
@@ -244,7 +221,10 @@ class Trainer:
         self.balancer = BALANCERS.build(config.balancing)
         self._balanced_tasks = task_names
         self.balancer.begin(model, task_names)
-        self.optimizer = build_optimizer(config, parameter_groups(config, model, self.balancer))
+        recipe, why_none = self._recipe(model, train_loaders)
+        _tell(listener, why_none)
+        groups = parameter_groups(config, model, self.balancer)
+        self.optimizer = build_optimizer(config, recipe.in_order(groups) if recipe else groups)
         if self._resumed is not None:
             self._resumed.put_into(self.optimizer, self.balancer)
             self._resumed = None
@@ -262,10 +242,22 @@ class Trainer:
         self.log_manager = LogManager(
             self.n_batches_per_epoch, self.log_writer, self.checkpointer, **dict(logging)
         )
-        precision = Precision(config.precision, model.device)
         guard = FinitenessGuard(config.non_finite, config.max_skipped, listener.on_log)
         average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
-        stepper = Stepper(model, self.optimizer, precision, guard, config.grad_clip, average, self.balancer)
+        stopper = self._stopper(model, task_names, frozen, average)
+        losses = RunningLosses(config.train_split, tasks_and_datasets)
+        if recipe:
+            steps = CompiledSteps(
+                model, recipe, train_loaders, self.optimizer, guard, losses, config.grad_clip, average
+            )
+        else:
+            precision = Precision(config.precision, model.device)
+            stepper = Stepper(
+                model, self.optimizer, precision, guard, config.grad_clip, average, self.balancer
+            )
+            steps = AutogradSteps(
+                model, train_loaders, stopper, precision, guard, losses, self.balancer, stepper
+            )
         diagnosis = None
         if config.diagnosis:
             diagnosis = Diagnosis(config.diagnosis_config, model, train_loaders, n_steps)
@@ -273,15 +265,31 @@ class Trainer:
             model=model,
             listener=listener,
             n_steps=n_steps,
-            losses=RunningLosses(config.train_split, tasks_and_datasets),
-            precision=precision,
+            losses=losses,
             guard=guard,
             average=average,
-            balancer=self.balancer,
-            stepper=stepper,
-            stopper=self._stopper(model, task_names, frozen, average),
+            steps=steps,
+            stopper=stopper,
             diagnosis=diagnosis,
         )
+
+    def _recipe(
+        self, model: MultitaskClassifier, loaders: Sequence[DictDataLoader]
+    ) -> tuple[Recipe | None, list[str]]:
+        """Return what steps that are compiled compute, or None and lines to log that say why they cannot be."""
+        config = self.config
+        slow = [
+            f"batches of '{loader.dataset.name}' are collated example by example, which is slow: {why}"
+            for loader in loaders
+            if (why := loader.collates_because)
+        ]
+        if config.compile == "off":
+            return None, slow
+        try:
+            check_settings(config, model, len(loaders))
+            return recipe_for(model, loaders, config.module_lrs), slow
+        except NotCompiledError as reason:
+            return None, [*slow, f"autograd computes the gradients, which is slower: {reason}"]
 
     def _advice(self, loaders: Sequence[DictDataLoader]) -> list[str]:
         """Return a line to log where tasks are to be compared that never meet in a step."""
@@ -306,15 +314,22 @@ class Trainer:
             return ModelStopper(self.config, model)
         return TaskStopper(self.config, model, task_names, frozen, average)
 
-    def _steps(self, loaders: Sequence[DictDataLoader]) -> Iterator[tuple[BatchPosition, list[Draw]]]:
+    def _positions(self, sources: Sequence[Any]) -> Iterator[tuple[BatchPosition, list[Any]]]:
         """Yield the batches of each step of all epochs."""
         n_epochs = self.config.n_epochs
         for epoch in range(n_epochs):
             self.batch_scheduler.progress = epoch / max(1, n_epochs - 1)
-            for number, draws in enumerate(self.batch_scheduler.get_steps(loaders)):
+            for number, draws in enumerate(self.batch_scheduler.get_steps(sources)):
                 step = epoch * self.n_batches_per_epoch + number
-                datasets = " and ".join(loader.dataset.name for _, loader in draws)
+                datasets = " and ".join(source.dataset.name for _, source in draws)
                 yield BatchPosition(datasets, epoch, number, step), draws
+
+    def _set_rate(self, step: int) -> float:
+        """Set the learning rate of a batch and return it."""
+        rate = self.lr_scheduler.rate(step)
+        assert self.optimizer is not None
+        set_learning_rate(self.optimizer, rate)
+        return rate
 
     def _ends_a_step(self, position: BatchPosition) -> bool:
         done = position.batch + 1

@@ -7,18 +7,17 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import safetensors.torch
 import torch
-from torch import optim
 
 from mtl_core.errors import TaskloomError
 from mtl_core.files import read_tensors, written_whole
 from mtl_core.training.balancing import Balancer
 from mtl_core.training.config import TrainerConfig
+from mtl_core.training.optimizers import Optimizer
 
-_FORMAT = "taskloom-trainer-2"
+_FORMAT = "taskloom-trainer-3"
 # No parameter's name begins so.
 _KEPT, _LEARNT = "=balancer:", "=learnt:"
 
@@ -29,67 +28,29 @@ class OptimizerState:
 
     Attributes:
         kind: The optimizer's class.
-        groups: Its groups of parameters: their names under ``param_names``, and hyperparameters that JSON can hold.
-        numbers: By parameter, what of its state is no tensor.
-        tensors: By ``{parameter}:{part of its state}``, on the CPU.
+        parameters: Its parameters' names, group by group.
+        tensors: What it keeps, by ``{parameter}:{part}``, on the CPU.
     """
 
     kind: str
-    groups: list[dict[str, Any]]
-    numbers: dict[str, dict[str, Any]]
+    parameters: list[list[str]]
     tensors: dict[str, torch.Tensor]
 
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> OptimizerState:
+        """Return a copy of an optimizer's state."""
+        return cls(type(optimizer).__name__, _names(optimizer), optimizer.state_dict())
 
-def optimizer_state(optimizer: optim.Optimizer) -> OptimizerState:
-    """Return a copy of an optimizer's state; its parameters must have been given by name."""
-    saved = optimizer.state_dict()
-    groups = [
-        {key: value for key, value in group.items() if key != "params"} for group in saved["param_groups"]
-    ]
-    names = _names(saved["param_groups"])
-    numbers: dict[str, dict[str, Any]] = {}
-    tensors: dict[str, torch.Tensor] = {}
-    for index, parts in saved["state"].items():
-        for part, value in parts.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{names[index]}:{part}"] = value.detach().to("cpu", copy=True).contiguous()
-            else:
-                numbers.setdefault(names[index], {})[part] = value
-    return OptimizerState(type(optimizer).__name__, groups, numbers, tensors)
+    def put_into(self, optimizer: Optimizer) -> None:
+        """Put the state into an optimizer of the same kind, with the same parameters in any order.
 
-
-def load_optimizer_state(optimizer: optim.Optimizer, state: OptimizerState) -> None:
-    """Put a state back into an optimizer of the same kind over the same parameters.
-
-    Raises:
-        TaskloomError: If it is of another kind, or its parameters are others or of other shapes; names the
-            difference, and leaves the optimizer as it was.
-    """
-    ours = optimizer.state_dict()["param_groups"]
-    _check_same(type(optimizer).__name__, state.kind, "optimizer")
-    _check_same(
-        [group["param_names"] for group in ours], [g["param_names"] for g in state.groups], "parameters"
-    )
-    names = _names(ours)
-    indices = {name: index for index, name in names.items()}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    parts: dict[int, dict[str, Any]] = {indices[name]: dict(values) for name, values in state.numbers.items()}
-    for key, tensor in state.tensors.items():
-        name, _, part = key.rpartition(":")
-        if name not in indices:
-            raise TaskloomError(f"the optimizer has no parameter '{name}'")
-        if tensor.ndim:
-            _check_same(list(parameters[indices[name]].shape), list(tensor.shape), f"shape of '{key}'")
-        parts.setdefault(indices[name], {})[part] = tensor
-    groups = [
-        # JSON has no tuples.
-        {
-            key: tuple(value) if isinstance(fresh.get(key), tuple) else value
-            for key, value in {**saved, "params": fresh["params"]}.items()
-        }
-        for saved, fresh in zip(state.groups, ours, strict=True)
-    ]
-    optimizer.load_state_dict({"state": parts, "param_groups": groups})
+        Raises:
+            TaskloomError: If it does not fit; the optimizer stays as it was.
+        """
+        _check_same(type(optimizer).__name__, self.kind, "optimizer")
+        ours, saved = ([sorted(group) for group in of] for of in (_names(optimizer), self.parameters))
+        _check_same(ours, saved, "parameters")
+        optimizer.load_state_dict(self.tensors)
 
 
 @dataclass(frozen=True)
@@ -109,19 +70,19 @@ class TrainingState:
     learnt: dict[str, torch.Tensor]
 
     @classmethod
-    def of(cls, optimizer: optim.Optimizer, balancer: Balancer, task_names: list[str]) -> TrainingState:
+    def of(cls, optimizer: Optimizer, balancer: Balancer, task_names: list[str]) -> TrainingState:
         """Return a copy of the states of an optimizer and a balancer."""
         learnt = {name: _copy(parameter) for name, parameter in balancer.parameters().items()}
         kept = {name: _copy(tensor) for name, tensor in balancer.state_dict().items()}
-        return cls(optimizer_state(optimizer), task_names, kept, learnt)
+        return cls(OptimizerState.of(optimizer), task_names, kept, learnt)
 
-    def put_into(self, optimizer: optim.Optimizer, balancer: Balancer) -> None:
+    def put_into(self, optimizer: Optimizer, balancer: Balancer) -> None:
         """Put the state back into an optimizer and a balancer of the same kinds.
 
         Raises:
-            TaskloomError: As :func:`load_optimizer_state`.
+            TaskloomError: If the optimizer's state does not fit; nothing has changed then.
         """
-        load_optimizer_state(optimizer, self.optimizer)
+        self.optimizer.put_into(optimizer)
         balancer.load_state_dict(self.balancer)
         with torch.no_grad():
             for name, parameter in balancer.parameters().items():
@@ -136,7 +97,7 @@ def save_training_state(
     tensors: dict[str, torch.Tensor] = {}
     if state:
         optimizer = state.optimizer
-        parts = {"kind": optimizer.kind, "groups": optimizer.groups, "numbers": optimizer.numbers}
+        parts = {"kind": optimizer.kind, "parameters": optimizer.parameters}
         metadata["optimizer"] = json.dumps(parts, allow_nan=False)
         metadata["balanced_tasks"] = json.dumps(state.task_names)
         tensors |= optimizer.tensors
@@ -162,7 +123,7 @@ def read_training_state(path: str | os.PathLike[str]) -> tuple[TrainerConfig, Tr
         return config, None
     parts = json.loads(metadata["optimizer"])
     kept, learnt = (_taken(tensors, prefix) for prefix in (_KEPT, _LEARNT))
-    optimizer = OptimizerState(parts["kind"], parts["groups"], parts["numbers"], tensors)
+    optimizer = OptimizerState(parts["kind"], parts["parameters"], tensors)
     return config, TrainingState(optimizer, json.loads(metadata["balanced_tasks"]), kept, learnt)
 
 
@@ -176,12 +137,8 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def _names(groups: list[dict[str, Any]]) -> dict[int, str]:
-    return {
-        index: name
-        for group in groups
-        for index, name in zip(group["params"], group["param_names"], strict=True)
-    }
+def _names(optimizer: Optimizer) -> list[list[str]]:
+    return [group["param_names"] for group in optimizer.param_groups]
 
 
 def _check_same(ours: object, saved: object, what: str) -> None:

@@ -24,6 +24,7 @@ from mtl_core import (
     module_weights,
 )
 from mtl_core.losses import LOSSES
+from mtl_core.training.optimizers import SGD
 
 from ..shapes import SHAPES, shape_data, shape_loaders, shape_task
 
@@ -293,7 +294,7 @@ def test_what_a_training_was_made_of_stays_with_the_trainer() -> None:
     )
     recorder = Recorder()
     trainer.fit(model_from(), shape_loaders(splits=("train", "valid")), recorder)
-    assert isinstance(trainer.optimizer, torch.optim.SGD)
+    assert isinstance(trainer.optimizer, SGD)
     assert (trainer.n_batches_per_epoch, trainer.warmup_steps) == (8, 4)
     assert (trainer.checkpointer, trainer.log_writer) == (None, None)
     assert trainer.log_manager.batch_total == 16

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def test_training_goes_on_to_the_bit_from_what_was_saved(tmp_path: Path, setting
     first.epochs(1)
     save_training_state(tmp_path / "trainer", config, first.state)
     weights = {name: parameter.detach().clone() for name, parameter in first.model.named_parameters()}
-    groups = copy.deepcopy(first.optimizer.state_dict()["param_groups"])
+    kept = first.optimizer.state_dict()
     first.epochs(2)
 
     read, state = read_training_state(tmp_path / "trainer")
@@ -65,7 +64,9 @@ def test_training_goes_on_to_the_bit_from_what_was_saved(tmp_path: Path, setting
     other = Training(read, seed=5)
     other.model.load_state_dict(weights)
     state.put_into(other.optimizer, other.balancer)
-    assert other.optimizer.state_dict()["param_groups"] == groups
+    put_back = other.optimizer.state_dict()
+    assert kept.keys() == put_back.keys()
+    assert all(torch.equal(kept[key], put_back[key]) for key in kept)
     other.epochs(2)
     after, other_after = module_weights(first.model), module_weights(other.model)
     assert all(torch.equal(after[key], other_after[key]) for key in after)
@@ -98,7 +99,7 @@ def test_a_state_that_does_not_fit_is_refused(
     other = Training(TrainerConfig(**settings), shapes=shapes)
     with pytest.raises(TaskloomError, match=message):
         state.put_into(other.optimizer, other.balancer)
-    assert other.optimizer.state_dict()["state"] == {}
+    assert other.optimizer.state_dict() == {}
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

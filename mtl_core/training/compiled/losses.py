@@ -1,0 +1,198 @@
+"""Losses of several tasks at once, and their gradients in the outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+
+from mtl_core.data import UNLABELLED
+from mtl_core.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
+from mtl_core.task import LossFunction
+from mtl_core.training.compiled.buffers import Buffers
+
+Call = Callable[[], object]
+
+_aten: Any = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class LossKind:
+    """A loss as it is computed here.
+
+    Attributes:
+        name: Which one.
+        reduction: ``"mean"`` over the labels given, or their ``"sum"``.
+    """
+
+    name: Literal["cross_entropy", "binary_cross_entropy", "mse"]
+    reduction: Literal["mean", "sum"] = "mean"
+
+    @property
+    def label_dtype(self) -> torch.dtype:
+        """The dtype in which labels are looked at."""
+        return torch.int64 if self.name == "cross_entropy" else torch.float32
+
+    def label_shape(self, width: int) -> list[int]:
+        """Return the shape of one example's label for ``width`` outputs."""
+        return [] if self.name == "cross_entropy" else [width]
+
+
+def kind_of(loss: LossFunction) -> LossKind | None:
+    """Return how a loss is computed here; None where it is not."""
+    # A class derived from one of these may compute something else.
+    kind: type = type(loss)
+    if (
+        kind is CrossEntropy
+        and isinstance(loss, CrossEntropy)
+        and loss.weight is None
+        and not loss.label_smoothing
+    ):
+        return LossKind("cross_entropy", loss.reduction)
+    if kind is BinaryCrossEntropy and isinstance(loss, BinaryCrossEntropy):
+        return None if loss.pos_weight != 1 or loss.label_smoothing else LossKind("binary_cross_entropy")
+    return LossKind("mse") if kind is MeanSquaredError else None
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of ``t`` tasks with ``k`` outputs each, on a batch of ``n`` examples.
+
+    Attributes:
+        kind: The loss of all of them.
+        outputs: ``[n, t · k]``, the tasks one after the other.
+        labels: ``[t, n]`` or, but for classes, ``[t, n, k]``; -1 (or NaN) where one is missing.
+        masked: Whether any may be missing; if so, each task has at least one.
+        buffers: Memory for more.
+        key: What sets these losses apart from others that use the same buffers.
+    """
+
+    kind: LossKind
+    outputs: torch.Tensor
+    labels: torch.Tensor
+    masked: bool
+    buffers: Buffers
+    key: object
+
+    @property
+    def sums(self) -> torch.Tensor:
+        """Where the sums of the labels' losses are put, ``[t]``."""
+        return self.buffers.fixed((self.key, "sums"), [self._n_tasks])
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """Where the numbers of labels are put, ``[t]``, if some may be missing."""
+        return self.buffers.fixed((self.key, "counts"), [self._n_tasks])
+
+    @property
+    def labels_each(self) -> int:
+        """How many labels a task has in the batch, if none is missing."""
+        return self.labels[0].numel()
+
+    @property
+    def _n_tasks(self) -> int:
+        return len(self.labels)
+
+    @property
+    def gradient(self) -> torch.Tensor:
+        """Where the gradient in the outputs is put, ``[n, t · k]``."""
+        return self._rows("gradient", self.outputs.shape[1])
+
+    def calls(self) -> Iterator[Call]:
+        """Yield what computes sums, counts and the gradient of the losses' sum."""
+        yield from self._of_classes() if self.kind.name == "cross_entropy" else self._of_values()
+
+    def _of_classes(self) -> Iterator[Call]:
+        n, n_tasks = self.outputs.shape[0], self._n_tasks
+        width = self.outputs.shape[1] // n_tasks
+        classes, given = self.labels.t(), None
+        if self.masked:
+            given = self._rows("given", n_tasks)
+            yield from self._look_for_missing(classes, given)
+            clamped = self._rows("classes", n_tasks, torch.int64)
+            yield partial(torch.clamp_min, classes, 0, out=clamped)
+            classes = clamped
+        firsts = (torch.arange(n * n_tasks, device=self.outputs.device) * width).view(n, n_tasks)
+        places = self._rows("places", n_tasks, torch.int64)
+        yield partial(torch.add, firsts, classes, out=places)
+        # In the place of the gradient, which the logarithms become in the end.
+        log_probs = self.gradient
+        yield partial(
+            torch._log_softmax,  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage] It has an out.
+            *(self.outputs.view(-1, width), 1, False),
+            out=log_probs.view(-1, width),
+        )
+        chosen = self._rows("chosen", n_tasks)
+        yield partial(torch.index_select, log_probs.view(-1), 0, places.view(-1), out=chosen.view(-1))
+        if given is not None:
+            yield partial(chosen.mul_, given)
+        yield partial(torch.mv, chosen.t(), self.buffers.ones(n), out=self.sums)
+        yield self.sums.neg_
+        yield partial(torch.exp, log_probs, out=log_probs)
+        minus = self._rows("minus", n_tasks)
+        minus.fill_(-1)
+        yield partial(log_probs.view(-1).index_add_, 0, places.view(-1), minus.view(-1))
+        yield from self._scale(log_probs.view(n, n_tasks, width), given, 1.0)
+
+    def _of_values(self) -> Iterator[Call]:
+        n, n_tasks = self.outputs.shape[0], self._n_tasks
+        width = self.outputs.shape[1] // n_tasks
+        outputs, gradient = self.outputs.view(n, n_tasks, width), self.gradient.view(n, n_tasks, width)
+        targets = self._rows("targets", self.outputs.shape[1]).view(n, n_tasks, width)
+        yield partial(targets.copy_, self.labels.transpose(0, 1))
+        given = None
+        if self.masked:
+            given = self._rows("given", self.outputs.shape[1]).view(n, n_tasks, width)
+            yield from self._look_for_missing(targets, given)
+            # A missing label may be NaN, which no factor makes 0.
+            yield partial(torch.nan_to_num, targets, 0.0, math.inf, -math.inf, out=targets)
+            yield partial(targets.mul_, given)
+        losses = self._rows("losses", self.outputs.shape[1]).view(n, n_tasks, width)
+        if self.kind.name == "mse":
+            factor = 2.0
+            yield partial(torch.sub, outputs, targets, out=gradient)
+            if given is not None:
+                yield partial(gradient.mul_, given)
+            yield partial(torch.mul, gradient, gradient, out=losses)
+        else:
+            factor = 1.0
+            yield partial(_aten.softplus.out, outputs, 1, 20, out=losses)
+            yield partial(losses.addcmul_, outputs, targets, value=-1)
+            yield partial(torch.sigmoid, outputs, out=gradient)
+            yield partial(gradient.sub_, targets)
+            if given is not None:
+                yield partial(losses.mul_, given)
+                yield partial(gradient.mul_, given)
+        yield partial(torch.sum, losses, (0, 2), out=self.sums)
+        yield from self._scale(gradient, given, factor)
+
+    def _look_for_missing(self, labels: torch.Tensor, given: torch.Tensor) -> Iterator[Call]:
+        """Yield what puts 1 where a label is given, and counts them by task."""
+        yield partial(torch.ne, labels, UNLABELLED, out=given)
+        if labels.is_floating_point():
+            known = self.buffers.rows((self.key, "known"), len(given), given.shape[1:])
+            yield partial(torch.eq, labels, labels, out=known)
+            yield partial(given.mul_, known)
+        yield partial(torch.sum, given.view(len(given), self._n_tasks, -1), (0, 2), out=self.counts)
+
+    def _scale(self, gradient: torch.Tensor, given: torch.Tensor | None, factor: float) -> Iterator[Call]:
+        """Yield what makes the gradient of sums ``[n, t, k]`` one of the losses."""
+        if given is None or self.kind.reduction == "sum":
+            if given is not None and self.kind.name == "cross_entropy":
+                yield partial(gradient.mul_, given.unsqueeze(2))
+            scale = factor if self.kind.reduction == "sum" else factor / self.labels_each
+            if scale != 1:
+                yield partial(gradient.mul_, scale)
+            return
+        shares = self.buffers.rows((self.key, "shares"), len(given), given.shape[1:])
+        yield partial(torch.div, given, self.counts.view(-1, *[1] * (given.ndim - 2)), out=shares)
+        yield partial(gradient.mul_, shares.view(len(given), self._n_tasks, -1))
+        if factor != 1:
+            yield partial(gradient.mul_, factor)
+
+    def _rows(self, name: str, width: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return self.buffers.rows((self.key, name), len(self.outputs), [width], dtype)

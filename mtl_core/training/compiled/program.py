@@ -1,0 +1,290 @@
+"""One training step as a list of calls: for one loader, one number of examples and one set of labelled tasks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from mtl_core.training.compiled.buffers import Buffers
+from mtl_core.training.compiled.flat_parameters import FlatParameters
+from mtl_core.training.compiled.layers import (
+    Affine,
+    Call,
+    Gradients,
+    Layer,
+    bias_gradient,
+    product,
+    weight_gradient,
+)
+from mtl_core.training.compiled.losses import Losses
+from mtl_core.training.compiled.recipe import Place, Recipe, Stage, TaskGroup
+
+
+@dataclass(frozen=True)
+class GroupLabels:
+    """The labels of a group's tasks in a batch.
+
+    Attributes:
+        labels: ``[t, n, …]``, by the order of the tasks.
+        tasks: Those of the group's tasks that the loader has labels of.
+        masked: Whether some may be missing.
+    """
+
+    labels: torch.Tensor
+    tasks: tuple[str, ...]
+    masked: bool
+
+
+class Program:
+    """The calls of one step, up to the gradients.
+
+    Args:
+        recipe: What is computed.
+        schedule: The nodes that the tasks need.
+        fields: The batch by field, ``[n, d]``.
+        labels: The batch's labels by number of the group.
+        tasks: The tasks that have a label in the batch.
+        flat: The trained parameters.
+        buffers: Memory.
+
+    Attributes:
+        calls: To be made in order.
+        losses: For each group of losses, its tasks and where their sums and counts are found.
+        written: The parameters that have a gradient afterwards.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        schedule: Sequence[int],
+        fields: Mapping[str, torch.Tensor],
+        labels: Mapping[int, GroupLabels],
+        tasks: Collection[str],
+        flat: FlatParameters,
+        buffers: Buffers,
+    ) -> None:
+        self._buffers = buffers
+        self._flat = flat
+        self._values: dict[Place, torch.Tensor] = {**fields}
+        self._n = len(next(iter(fields.values())))
+        self._gradients = Gradients(flat, {})
+        self._filled: set[Place] = set()
+        self.calls: list[Call] = []
+        self.losses: list[tuple[tuple[str, ...], Losses]] = []
+        stages = [recipe.stages[node] for node in schedule if node in recipe.stages]
+        groups = [
+            (number, group, chosen)
+            for number, group in enumerate(recipe.groups)
+            if number in labels and (chosen := tuple(task for task in labels[number].tasks if task in tasks))
+        ]
+        self._readers = Counter[Place](
+            [*(stage.source for stage in stages), *(group.source for _, group, _ in groups)]
+        )
+        self._widths = recipe.widths
+        self._trained = self._with_gradient(stages)
+        made = [_Run(stage, self._inputs(stage)) for stage in stages]
+        for run in made:
+            self.calls += run.forward(buffers)
+        for number, group, chosen in groups:
+            self.calls += self._of_group(number, group, chosen, labels[number])
+        for run in reversed(made):
+            self.calls += self._backward(run)
+        self.written = list(self._gradients.written)
+
+    def _with_gradient(self, stages: Sequence[Stage]) -> set[Place]:
+        """Return the nodes whose output depends on a trained parameter."""
+        found: set[Place] = set()
+        for stage in stages:
+            own = any(p in self._flat for layer in stage.layers for p in layer.parameters())
+            if own or stage.source in found:
+                found.add(stage.node)
+        return found
+
+    def _inputs(self, stage: Stage) -> list[torch.Tensor]:
+        """Return a stage's input, what each of its layers puts out, in place where that is possible."""
+        chain = [self._values[stage.source]]
+        # What others read, or the batch itself, is not to be overwritten.
+        is_own = False
+        before: Layer | None = None
+        for index, layer in enumerate(stage.layers):
+            if layer.in_place and is_own and not (before and before.reads_output):
+                chain.append(chain[-1])
+            else:
+                shape = [stage.widths[index + 1]]
+                chain.append(self._buffers.rows((stage.node, index), self._n, shape))
+            is_own, before = True, layer
+        self._values[stage.node] = chain[-1]
+        return chain
+
+    def _of_group(
+        self, number: int, group: TaskGroup, chosen: tuple[str, ...], of: GroupLabels
+    ) -> Iterator[Call]:
+        """Yield what computes the losses of a group's tasks, and all gradients up to the group's source."""
+        labels = of.labels
+        if chosen != of.tasks:
+            rows = torch.tensor([of.tasks.index(task) for task in chosen], device=labels.device)
+            few = self._buffers.fixed(
+                (number, "few", self._n, len(chosen)), [len(chosen), *labels.shape[1:]], labels.dtype
+            )
+            yield partial(torch.index_select, labels, 0, rows, out=few)
+            labels = few
+        key = (number, len(chosen))
+        source = self._values[group.source]
+        if group.heads is None:
+            losses = Losses(group.kind, source, labels, of.masked, self._buffers, key)
+            yield from losses.calls()
+            if group.source in self._trained:
+                yield from self._into(group.source, lambda place: partial(place.copy_, losses.gradient))
+        else:
+            heads = [group.heads[group.tasks.index(task)] for task in chosen]
+            joined = _Joined(heads, self._flat, self._buffers, number)
+            outputs = self._buffers.rows((key, "outputs"), self._n, [group.width * len(chosen)])
+            losses = Losses(group.kind, outputs, labels, of.masked, self._buffers, key)
+            yield from joined.collected()
+            yield product(source, joined.weight, joined.bias, outputs)
+            yield from losses.calls()
+            yield from joined.backward(source, losses.gradient, self._gradients)
+            if group.source in self._trained:
+                yield from self._product_into(group.source, losses.gradient, joined.weight)
+        self.losses.append((chosen, losses))
+
+    def _backward(self, run: _Run) -> Iterator[Call]:
+        """Yield what computes the gradients of a stage's parameters, and of its source where that is wanted."""
+        stage = run.stage
+        if stage.node not in self._trained:
+            return
+        gradient = self._gradient_of(stage.node)
+        wanted = [stage.source in self._trained]
+        for layer in stage.layers:
+            wanted.append(wanted[-1] or any(p in self._flat for p in layer.parameters()))
+        for index in range(len(stage.layers) - 1, -1, -1):
+            layer = stage.layers[index]
+            x, y = run.chain[index], run.chain[index + 1]
+            backward = partial(layer.backward, x, y, gradient)
+            if not wanted[index]:
+                yield from backward(None, self._buffers, self._gradients)
+                return
+            if index == 0:
+                yield from self._through_first(layer, backward, stage.source, gradient)
+                return
+            target = (
+                gradient
+                if layer.in_place
+                else self._buffers.rows((stage.node, index, "gradient"), self._n, [stage.widths[index]])
+            )
+            yield from backward(target, self._buffers, self._gradients)
+            gradient = target
+        # A stage without layers hands its source on.
+        if wanted[0]:
+            yield from self._into(stage.source, lambda place: partial(place.copy_, gradient))
+
+    def _through_first(
+        self, layer: Layer, backward: Callable[..., Iterator[Call]], source: Place, gradient: torch.Tensor
+    ) -> Iterator[Call]:
+        if isinstance(layer, Affine):
+            yield from backward(None, self._buffers, self._gradients)
+            yield from self._product_into(source, gradient, layer.weight.detach())
+            return
+        place, again = self._gradient_of(source), source in self._filled
+        self._filled.add(source)
+        target = self._buffers.rows((source, "more"), self._n, place.shape[1:]) if again else place
+        yield from backward(target, self._buffers, self._gradients)
+        if again:
+            yield partial(place.add_, target)
+
+    def _gradient_of(self, place: Place) -> torch.Tensor:
+        return self._buffers.rows((place, "gradient"), self._n, [self._widths[place]])
+
+    def _product_into(self, place: Place, dy: torch.Tensor, weight: torch.Tensor) -> Iterator[Call]:
+        """Yield what puts ``dy · weight`` into the gradient of a value, or adds it."""
+        gradient = self._gradient_of(place)
+        if place in self._filled:
+            yield partial(torch.addmm, gradient, dy, weight, out=gradient)
+        else:
+            self._filled.add(place)
+            yield partial(torch.mm, dy, weight, out=gradient)
+
+    def _into(self, place: Place, put: Callable[[torch.Tensor], Call]) -> Iterator[Call]:
+        """Yield what puts something into the gradient of a value, or adds it."""
+        gradient = self._gradient_of(place)
+        if place in self._filled:
+            more = self._buffers.rows((place, "more"), self._n, gradient.shape[1:])
+            yield put(more)
+            yield partial(gradient.add_, more)
+        else:
+            self._filled.add(place)
+            yield put(gradient)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A stage with its input and what each of its layers puts out."""
+
+    stage: Stage
+    chain: list[torch.Tensor]
+
+    def forward(self, buffers: Buffers) -> Iterator[Call]:
+        for layer, x, y in zip(self.stage.layers, self.chain, self.chain[1:], strict=False):
+            yield from layer.forward(x, y, buffers)
+
+
+class _Joined:
+    """Some heads of a group as one: where they lie side by side as they are, elsewhere copied together."""
+
+    def __init__(self, heads: Sequence[Affine], flat: FlatParameters, buffers: Buffers, key: object) -> None:
+        self._weights = [head.weight for head in heads]
+        self._biases: list[nn.Parameter] = [head.bias for head in heads if head.bias is not None]
+        self._flat = flat
+        self._buffers = buffers
+        self._key = (key, len(heads))
+        self._side_by_side = flat.are_consecutive(self._weights) and flat.are_consecutive(self._biases)
+        self.weight = self._values(self._weights, "weight")
+        self.bias = self._values(self._biases, "bias") if self._biases else None
+
+    def _values(self, parameters: list[nn.Parameter], name: str) -> torch.Tensor:
+        if self._side_by_side:
+            return self._flat.joined(parameters)[0]
+        return self._buffers.fixed((self._key, name), self._shape(parameters))
+
+    def _place(self, parameters: list[nn.Parameter], name: str) -> torch.Tensor:
+        if self._side_by_side:
+            return self._flat.joined(parameters)[1]
+        return self._buffers.fixed((self._key, name, "gradient"), self._shape(parameters))
+
+    def _shape(self, parameters: list[nn.Parameter]) -> list[int]:
+        return [sum(len(parameter) for parameter in parameters), *parameters[0].shape[1:]]
+
+    def collected(self) -> Iterator[Call]:
+        """Yield what copies the heads together, if that is needed."""
+        if not self._side_by_side:
+            yield partial(torch.cat, [weight.detach() for weight in self._weights], out=self.weight)
+            if self.bias is not None:
+                yield partial(torch.cat, [bias.detach() for bias in self._biases], out=self.bias)
+
+    def backward(self, x: torch.Tensor, dy: torch.Tensor, gradients: Gradients) -> Iterator[Call]:
+        """Yield what computes the heads' gradients."""
+        parts = ((self._weights, "weight"), (self._biases, "bias"))
+        for parameters, name in parts:
+            if not parameters or not gradients.wants(parameters[0]):
+                continue
+            place = self._place(parameters, name)
+            for parameter in parameters:
+                gradients.beta(parameter)
+            if name == "weight":
+                yield weight_gradient(x, dy, place, 0)
+            else:
+                yield bias_gradient(dy, place, self._buffers.ones(len(dy)), 0)
+            if not self._side_by_side:
+                yield from self._handed_out(parameters, place)
+
+    def _handed_out(self, parameters: list[nn.Parameter], place: torch.Tensor) -> Iterator[Call]:
+        own = [self._flat.gradient_of(parameter) for parameter in parameters]
+        sizes = [len(parameter) for parameter in parameters]
+        copy: Any = torch._foreach_copy_  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        yield partial(copy, own, cast("Any", place).split(sizes))

@@ -1,0 +1,315 @@
+"""Which trainings can be compiled: networks of known layers with losses and data of common forms."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import cast
+
+import torch
+from torch import nn
+
+from mtl_core.data import DictDataLoader
+from mtl_core.model.classifier import MultitaskClassifier
+from mtl_core.model.heads import Heads, has_hooks, linear_heads
+from mtl_core.model.plan import FieldInput, NodeInput
+from mtl_core.task import WEIGHTS
+from mtl_core.training.balancing import BALANCERS
+from mtl_core.training.balancing.loss_weightings import Sum
+from mtl_core.training.compiled.layers import Affine, BatchNorm, Layer, layers_of
+from mtl_core.training.compiled.losses import LossKind, kind_of
+from mtl_core.training.config import TrainerConfig
+from mtl_core.training.optimizers import ParameterGroup
+
+Place = str | int
+"""Where a value comes from: a field's name, or a node."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A node of the plan as layers.
+
+    Attributes:
+        node: The node.
+        source: What it reads.
+        layers: Its layers in order.
+        widths: How many numbers each layer takes, and at the end how many the last one puts out.
+    """
+
+    node: int
+    source: Place
+    layers: list[Layer]
+    widths: list[int]
+
+
+@dataclass(frozen=True)
+class TaskGroup:
+    """Tasks whose losses are computed together: of one kind and width, and of one input where they have linear heads.
+
+    Attributes:
+        kind: Their loss.
+        width: Outputs of each.
+        source: What the heads read, or the outputs of a single task.
+        tasks: The tasks.
+        heads: Their heads; None where ``source`` has the outputs.
+    """
+
+    kind: LossKind
+    width: int
+    source: Place
+    tasks: tuple[str, ...]
+    heads: tuple[Affine, ...] | None
+
+
+@dataclass
+class Recipe:
+    """What a compiled training computes.
+
+    Attributes:
+        stages: All nodes but linear heads, by node, in order.
+        groups: The tasks that have labels.
+        widths: Numbers of an example by place.
+        schedules: The nodes of each task's path.
+    """
+
+    stages: dict[int, Stage] = field(default_factory=dict[int, Stage])
+    groups: list[TaskGroup] = field(default_factory=list[TaskGroup])
+    widths: dict[Place, int] = field(default_factory=dict[Place, int])
+    schedules: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+
+    def sources_of(self, tasks: Collection[str]) -> set[Place]:
+        """Return what the stages and heads of some tasks read."""
+        nodes = {node for task in tasks for node in self.schedules[task]}
+        of_stages = {self.stages[node].source for node in nodes if node in self.stages}
+        return of_stages | {group.source for group in self.groups if not set(tasks).isdisjoint(group.tasks)}
+
+    def tasks_of_parameters(self) -> dict[nn.Parameter, set[str]]:
+        """Return the tasks on whose paths each parameter is."""
+        of_stages = {
+            node: [p for layer in stage.layers for p in layer.parameters()]
+            for node, stage in self.stages.items()
+        }
+        found: dict[nn.Parameter, set[str]] = {}
+        for task, nodes in self.schedules.items():
+            for parameter in chain(*(of_stages.get(node, ()) for node in nodes)):
+                found.setdefault(parameter, set()).add(task)
+        for group in self.groups:
+            for task, head in zip(group.tasks, group.heads or (), strict=False):
+                for parameter in head.parameters():
+                    found.setdefault(parameter, set()).add(task)
+        return found
+
+    def in_order(self, groups: Iterable[ParameterGroup]) -> list[ParameterGroup]:
+        """Return groups of parameters, those of each in the order of :meth:`parameters`, others after them."""
+        places = {id(parameter): place for place, parameter in enumerate(self.parameters())}
+        last = len(places)
+        return [
+            group | {"params": sorted(group["params"], key=lambda named: places.get(id(named[1]), last))}
+            for group in groups
+        ]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return all parameters in the order in which they are to lie in memory, heads of a group side by side."""
+        of_stages = (layer.parameters() for stage in self.stages.values() for layer in stage.layers)
+        of_heads: list[Iterable[nn.Parameter]] = []
+        for group in self.groups:
+            heads = group.heads or ()
+            of_heads += [
+                [head.weight for head in heads],
+                [head.bias for head in heads if head.bias is not None],
+            ]
+        return list(dict.fromkeys(chain(*of_stages, *of_heads)))
+
+
+class NotCompiledError(Exception):
+    """A training cannot be compiled; says why."""
+
+
+def check_settings(config: TrainerConfig, model: MultitaskClassifier, n_loaders: int) -> None:
+    """Check that a training's settings leave each step to one batch, one sum of losses and float32.
+
+    Raises:
+        NotCompiledError: If they do not.
+    """
+    kind = type(model)
+    if kind.calculate_loss is not MultitaskClassifier.calculate_loss or has_hooks(model):
+        raise NotCompiledError("the model has a loss of its own")
+    if model.device.type != "cpu":
+        raise NotCompiledError("the model is on another device than the CPU")
+    if type(BALANCERS.build(config.balancing)) is not Sum:
+        raise NotCompiledError("balancing is not 'sum'")
+    if config.precision not in ("auto", "float32"):
+        raise NotCompiledError("precision is not 'float32'")
+    if config.accumulate_batches > 1:
+        raise NotCompiledError("accumulate_batches is above 1")
+    if config.batch_scheduler == "joint" and n_loaders > 1:
+        raise NotCompiledError("batch_scheduler is 'joint'")
+    if config.early_stopping and config.early_stopping_config.per_task:
+        raise NotCompiledError("early stopping is per task")
+
+
+def recipe_for(
+    model: MultitaskClassifier, loaders: Sequence[DictDataLoader], rates: dict[str, float]
+) -> Recipe:
+    """Return what a training computes, for a model that is in training mode already.
+
+    Args:
+        model: The model.
+        loaders: What it is trained on.
+        rates: Learning rates by module, of those that have one of their own.
+
+    Raises:
+        NotCompiledError: If it has an operation, a loss or data that are not among the known ones.
+    """
+    tasks = [name for name in model.tasks if any(name in loader.dataset.Y_dict for loader in loaders)]
+    recipe = Recipe(schedules={task: model.plan.schedule([task]) for task in tasks})
+    for loader in loaders:
+        _check_fields(loader, recipe)
+    heads = linear_heads(model, tasks)
+    in_groups = {node for siblings in heads for node in siblings.nodes}
+    for node in model.plan.schedule(tasks, without=in_groups):
+        stage = _stage(model, node, recipe)
+        recipe.stages[node] = stage
+        recipe.widths[node] = stage.widths[-1]
+    grouped = {task for siblings in heads for task in siblings.tasks}
+    recipe.groups = [group for siblings in heads for group in _groups(model, siblings, rates, recipe)]
+    recipe.groups += [_alone(model, task, recipe) for task in tasks if task not in grouped]
+    ends = Counter(group.source for group in recipe.groups if group.heads is None)
+    if any(n > 1 for n in ends.values()):
+        raise NotCompiledError("two tasks have the outputs of one operation")
+    _check_parameters(recipe, model.device)
+    for loader in loaders:
+        _check_labels(loader, recipe)
+    return recipe
+
+
+def _check_fields(loader: DictDataLoader, recipe: Recipe) -> None:
+    data = loader.dataset
+    if loader.collates_because:
+        raise NotCompiledError(f"the loader of '{data.name}' collates examples: {loader.collates_because}")
+    if WEIGHTS in data.X_dict:
+        raise NotCompiledError(f"the examples of '{data.name}' have weights")
+    for name, values in data.X_dict.items():
+        if values.ndim == 2 and values.dtype == torch.float32:
+            width = recipe.widths.setdefault(name, values.shape[1])
+            if width != values.shape[1]:
+                raise NotCompiledError(f"field '{name}' has another shape in '{data.name}' than elsewhere")
+
+
+def _stage(model: MultitaskClassifier, index: int, recipe: Recipe) -> Stage:
+    node = model.plan.nodes[index]
+    module = model.module_pool[node.module_name]
+    where = f"module '{node.module_name}'"
+    layers = layers_of(module)
+    if layers is None or len(node.sources) != 1 or getattr(_first(module), "inplace", False):
+        raise NotCompiledError(f"{where} has more than plain layers of one input")
+    source = _place(node.sources[0], where)
+    widths = [_width(source, recipe, where)]
+    for layer in layers:
+        width = layer.width(widths[-1])
+        if width is None:
+            raise NotCompiledError(f"{where} does not fit its input")
+        widths.append(width)
+    return Stage(index, source, layers, widths)
+
+
+def _first(module: nn.Module) -> nn.Module:
+    while isinstance(module, nn.Sequential) and len(module):
+        module = module[0]
+    return module
+
+
+def _place(source: object, where: str) -> Place:
+    match source:
+        case FieldInput(str() as name):
+            return name
+        case NodeInput(node, None):
+            return node
+        case _:
+            raise NotCompiledError(f"{where} reads something else than a field or an operation's output")
+
+
+def _width(place: Place, recipe: Recipe, where: str) -> int:
+    if place not in recipe.widths:
+        raise NotCompiledError(f"{where} reads field '{place}', which is not float32 [n, d]")
+    return recipe.widths[place]
+
+
+def _groups(
+    model: MultitaskClassifier, siblings: Heads, rates: dict[str, float], recipe: Recipe
+) -> Iterator[TaskGroup]:
+    """Yield siblings by what sets them apart in training."""
+    source = _place(siblings.source, f"module '{siblings.modules[0]}'")
+    apart: dict[object, list[tuple[str, Affine]]] = {}
+    for task, name in zip(siblings.tasks, siblings.modules, strict=True):
+        head = Affine(cast("nn.Linear", model.module_pool[name]))
+        if head.width(_width(source, recipe, f"module '{name}'")) is None:
+            raise NotCompiledError(f"module '{name}' does not fit its input")
+        trained = tuple(parameter.requires_grad for parameter in head.parameters())
+        apart.setdefault((_kind(model, task), trained, rates.get(name)), []).append((task, head))
+    for found in apart.values():
+        tasks, heads = zip(*found, strict=True)
+        yield TaskGroup(_kind(model, tasks[0]), siblings.width, source, tasks, heads)
+
+
+def _alone(model: MultitaskClassifier, task: str, recipe: Recipe) -> TaskGroup:
+    node = model.plan.output_node(task)
+    if node not in recipe.stages:
+        raise NotCompiledError(f"task '{task}' has the head of another task")
+    return TaskGroup(_kind(model, task), recipe.widths[node], node, (task,), None)
+
+
+def _kind(model: MultitaskClassifier, task: str) -> LossKind:
+    kind = kind_of(model.tasks[task].loss_func)
+    if kind is None:
+        raise NotCompiledError(f"the loss of task '{task}' is none of plain cross-entropy, BCE and MSE")
+    return kind
+
+
+def _check_parameters(recipe: Recipe, device: torch.device) -> None:
+    parameters = recipe.parameters()
+    if any(p.dtype != torch.float32 or p.device != device for p in parameters):
+        raise NotCompiledError("a parameter is not float32, or on another device")
+    if len({p.untyped_storage().data_ptr() for p in parameters}) != len(parameters):
+        raise NotCompiledError("two parameters share memory")
+    heads = [id(p) for group in recipe.groups for head in group.heads or () for p in head.parameters()]
+    of_stages = {
+        id(p) for stage in recipe.stages.values() for layer in stage.layers for p in layer.parameters()
+    }
+    if len(set(heads)) != len(heads) or of_stages & set(heads):
+        raise NotCompiledError("a head shares a parameter with another module")
+
+
+def _check_labels(loader: DictDataLoader, recipe: Recipe) -> None:
+    data = loader.dataset
+    for group in recipe.groups:
+        for task in group.tasks:
+            if task in data.Y_dict and (what := _fault(data.Y_dict[task], group)):
+                raise NotCompiledError(f"the labels of task '{task}' in '{data.name}' {what}")
+    by_batch = any(
+        isinstance(layer, BatchNorm) and layer.by_batch
+        for stage in recipe.stages.values()
+        for layer in stage.layers
+    )
+    size = loader.batch_size or 0
+    if by_batch and (size < 2 or (len(data) % size == 1 and not loader.drop_last)):
+        raise NotCompiledError(
+            f"a batch of '{data.name}' may have one example, of which there are no statistics"
+        )
+
+
+def _fault(labels: torch.Tensor, group: TaskGroup) -> str | None:
+    if group.kind.name == "cross_entropy":
+        if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+            return "are not one class for each example"
+        if len(labels) and (int(labels.min()) < -1 or int(labels.max()) >= group.width):
+            return f"are not all classes from 0 to {group.width - 1}"
+        return None
+    shape = labels.shape[1:]
+    return (
+        None
+        if shape == (group.width,) or (not shape and group.width == 1)
+        else "have another shape than outputs"
+    )

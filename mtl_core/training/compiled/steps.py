@@ -1,0 +1,204 @@
+"""A training whose steps are programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from mtl_core.model.classifier import MultitaskClassifier
+from mtl_core.model.task_loss import mean_loss
+from mtl_core.training.averaging import WeightAverage
+from mtl_core.training.batch_schedules import Draw
+from mtl_core.training.compiled.buffers import Buffers
+from mtl_core.training.compiled.feed import Feed
+from mtl_core.training.compiled.flat_parameters import FlatParameters
+from mtl_core.training.compiled.layers import Call
+from mtl_core.training.compiled.losses import Losses
+from mtl_core.training.compiled.program import Program
+from mtl_core.training.compiled.recipe import Recipe
+from mtl_core.training.finiteness import BatchPosition, FinitenessGuard, suspects
+from mtl_core.training.optimizers import Optimizer, Span
+from mtl_core.training.running_losses import RunningLosses
+
+_PROGRAMS = 512
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """A program with what follows it.
+
+    Attributes:
+        calls: Compute losses and gradients.
+        losses: For each group of losses, its tasks.
+        gradients: All gradients, in few tensors.
+        update: Takes the optimizer's step.
+        written: The parameters that have a gradient.
+    """
+
+    calls: list[Call]
+    losses: list[tuple[tuple[str, ...], Losses]]
+    gradients: list[torch.Tensor]
+    update: Call
+    written: list[nn.Parameter]
+
+
+class CompiledSteps:
+    """Takes the steps of one training, each on a batch of one loader, without autograd.
+
+    Args:
+        model: What is trained.
+        recipe: What it computes.
+        loaders: What it is trained on.
+        optimizer: Makes steps of gradients; its parameters are in the recipe's order.
+        guard: Looks at losses and gradients.
+        losses: Takes in the losses.
+        grad_clip: Greatest norm of all gradients together; 0 for none.
+        average: Takes in the weights after every step.
+
+    Attributes:
+        sources: What the batch schedule draws from, in the order of the loaders.
+    """
+
+    def __init__(
+        self,
+        model: MultitaskClassifier,
+        recipe: Recipe,
+        loaders: Sequence[Any],
+        optimizer: Optimizer,
+        guard: FinitenessGuard,
+        losses: RunningLosses,
+        grad_clip: float,
+        average: WeightAverage | None,
+    ) -> None:
+        self._model = model
+        self._recipe = recipe
+        self._optimizer = optimizer
+        self._guard = guard
+        self._losses = losses
+        self._grad_clip = grad_clip
+        self._average = average
+        rows = max(loader.batch_size or 1 for loader in loaders)
+        self._buffers = Buffers(rows, model.device)
+        self.sources = [Feed(loader, recipe, self._buffers, key) for key, loader in enumerate(loaders)]
+        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self._flat = FlatParameters(p for p in recipe.parameters() if id(p) in trained)
+        self._kinds = self._kinds_of_parameters()
+        self._programs: dict[Any, _Bound] = {}
+        self._ready: tuple[_Bound, float] | None = None
+
+    def n_examples(self, draws: Sequence[Any]) -> int:
+        """Return how many examples the batches of a step have together."""
+        return sum(feed.n_examples(part) for part, feed in draws)
+
+    def take_in(self, draws: Sequence[Any], position: BatchPosition) -> None:
+        """Compute losses and gradients of a batch, unless a loss or the gradient is not finite."""
+        [(part, feed)] = draws
+        self._guard.before(self._model)
+        n = feed.n_examples(part)
+        feed.load(part, n)
+        counts = feed.n_labelled(n)
+        bound = self._program(feed, n, counts)
+        for call in bound.calls:
+            call()
+        values = _loss_values(bound.losses)
+        if not math.isfinite(sum(values.values())) and not self._guard.passes("loss", values, position):
+            return
+        dataset = feed.dataset.name
+        for task, value in values.items():
+            count = counts[task]
+            self._losses.add(task, dataset, mean_loss(self._model.tasks[task], value, count), count)
+        norm = math.sqrt(sum(float(torch.dot(gradient, gradient)) for gradient in bound.gradients))
+        if math.isfinite(norm) or self._passes(bound, norm, position):
+            self._ready = bound, norm
+
+    def step(self, draws: Sequence[Draw]) -> None:
+        """Take a step along the gradient that was taken in, if there is one."""
+        if self._ready is None:
+            return
+        (bound, norm), self._ready = self._ready, None
+        if self._grad_clip and norm > self._grad_clip:
+            for gradient in bound.gradients:
+                gradient.mul_(self._grad_clip / (norm + 1e-6))
+        bound.update()
+        if self._average is not None:
+            self._average.update()
+
+    def close(self) -> None:
+        """Give every parameter memory of its own again."""
+        self._flat.release()
+
+    def _passes(self, bound: _Bound, norm: float, position: BatchPosition) -> bool:
+        tasks = [task for of_group, _ in bound.losses for task in of_group]
+        for parameter in bound.written:
+            parameter.grad = self._flat.gradient_of(parameter)
+        bad = suspects(self._model, tasks)
+        for parameter in bound.written:
+            parameter.grad = None
+        return self._guard.passes("gradient", dict.fromkeys(bad, norm), position)
+
+    def _program(self, feed: Feed, n: int, tasks: Collection[str]) -> _Bound:
+        key = (feed, n, tuple(tasks) if feed.partly else None)
+        if key not in self._programs:
+            if len(self._programs) >= _PROGRAMS:
+                self._programs.pop(next(iter(self._programs)))
+            self._programs[key] = self._bind(feed, n, tasks)
+        return self._programs[key]
+
+    @torch.no_grad()
+    def _bind(self, feed: Feed, n: int, tasks: Collection[str]) -> _Bound:
+        schedule = self._model.plan.schedule(tasks)
+        program = Program(
+            self._recipe, schedule, feed.fields(n), feed.labels(n), tasks, self._flat, self._buffers
+        )
+        spans = self._spans(program.written)
+        gradients = [span.gradients for span in spans]
+        return _Bound(program.calls, program.losses, gradients, self._optimizer.bound(spans), program.written)
+
+    def _spans(self, written: Collection[nn.Parameter]) -> list[Span]:
+        """Return parameters that lie side by side and are always stepped together, each such run as one."""
+        among = set(written)
+        spans: list[Span] = []
+        places = enumerate(self._flat.parameters)
+        chosen = [(place, parameter) for place, parameter in places if parameter in among]
+        runs = groupby(enumerate(chosen), lambda of: (of[1][0] - of[0], self._kinds[of[1][1]]))
+        for _, run in runs:
+            parameters = [parameter for _, (_, parameter) in run]
+            values, gradients = self._flat.span(parameters)
+            spans.append(Span(parameters, values, gradients))
+        return spans
+
+    def _kinds_of_parameters(self) -> dict[nn.Parameter, object]:
+        """Return by parameter what two have in common that are always stepped together, in one group."""
+        groups = {
+            parameter: (number, self._optimizer.n_steps(parameter))
+            for number, group in enumerate(self._optimizer.param_groups)
+            for parameter in group["params"]
+        }
+        kinds: dict[nn.Parameter, object] = {}
+        for parameter, tasks in self._recipe.tasks_of_parameters().items():
+            if parameter in self._flat:
+                by_loader = [
+                    not tasks.isdisjoint(set(feed.tasks) - feed.partly) or frozenset(tasks & feed.partly)
+                    for feed in self.sources
+                ]
+                kinds[parameter] = (groups[parameter], *by_loader)
+        return kinds
+
+
+def _loss_values(losses: Sequence[tuple[tuple[str, ...], Losses]]) -> dict[str, float]:
+    """Return each task's loss."""
+    values: dict[str, float] = {}
+    for tasks, of in losses:
+        means = of.sums / of.counts if of.masked and of.kind.reduction == "mean" else of.sums
+        found = cast("list[float]", means.tolist())
+        if not of.masked and of.kind.reduction == "mean":
+            n = of.labels_each
+            found = [value / n for value in found]
+        values.update(zip(tasks, found, strict=True))
+    return values
