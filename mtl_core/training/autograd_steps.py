@@ -66,7 +66,8 @@ class AutogradSteps:
         self._guard.before(self._model)
         cut = Cut() if self._balancer.cuts else None
         with self._precision.autocast():
-            batches = batch_losses(self._model, self._stopper, draws, cut)
+            jointly = not (self._balancer.needs_task_gradients or self._balancer.cuts)
+            batches = batch_losses(self._model, self._stopper, draws, cut, jointly=jointly)
             losses = task_losses(self._model.tasks, batches)
         if all(self._guard.passes("loss", batch.values, position.of(batch.dataset)) for batch in batches):
             self._losses.add_step(batches, self._model.tasks)

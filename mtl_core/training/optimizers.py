@@ -9,6 +9,7 @@ from functools import partial
 from itertools import accumulate
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,6 +18,8 @@ from mtl_core.model.classifier import MultitaskClassifier
 from mtl_core.training.balancing import Balancer
 from mtl_core.training.config import AdamaxConfig, AdamConfig, TrainerConfig
 
+# As many sets of parameters that are stepped together are looked up rather than made again.
+_SETS_KEPT = 256
 # Its kernels for many tensors have no public names.
 _TORCH: Any = torch
 
@@ -113,12 +116,10 @@ class Optimizer(ABC):
         """Take a step along the gradients that parameters have."""
         for group, kept in zip(self.param_groups, self._kept, strict=True):
             gradients = [parameter.grad for parameter in group["params"]]
-            chosen = [index for index, gradient in enumerate(gradients) if gradient is not None]
-            if chosen:
-                kept.count(chosen)
-                for indices in kept.of_one_kind(chosen):
-                    values = [group["params"][index] for index in indices]
-                    self._update(group, values, [gradients[index] for index in indices], *kept.of(indices))
+            chosen = tuple(index for index, gradient in enumerate(gradients) if gradient is not None)
+            for indices, *of_kind in kept.stepped(chosen) if chosen else ():
+                values = [group["params"][index] for index in indices]
+                self._update(group, values, [gradients[index] for index in indices], *of_kind)
 
     def n_steps(self, parameter: nn.Parameter) -> int:
         """Return how many steps a parameter has taken."""
@@ -168,8 +169,7 @@ class Optimizer(ABC):
         for group, kept in zip(self.param_groups, self._kept, strict=True):
             for index, name in enumerate(group["param_names"]):
                 if kept.steps[index]:
-                    [step], *parts = kept.of([index])
-                    named = zip(("step", *self._parts), (step, *(part for [part] in parts)), strict=True)
+                    named = zip(("step", *self._parts), kept.of(index), strict=True)
                     found |= {f"{name}:{part}": value.detach().to("cpu", copy=True) for part, value in named}
         return found
 
@@ -182,9 +182,8 @@ class Optimizer(ABC):
         places: dict[str, torch.Tensor] = {}
         for group, kept in zip(self.param_groups, self._kept, strict=True):
             for index, name in enumerate(group["param_names"]):
-                [step], *parts = kept.of([index])
-                places |= {f"{name}:step": step}
-                places |= {f"{name}:{part}": value for part, [value] in zip(self._parts, parts, strict=True)}
+                named = zip(("step", *self._parts), kept.of(index), strict=True)
+                places |= {f"{name}:{part}": value for part, value in named}
         for key, value in state.items():
             if key not in places:
                 raise TaskloomError(f"the optimizer keeps nothing called '{key}'")
@@ -247,28 +246,39 @@ class _Kept:
         device = parameters[0].device
         self.steps: Any = torch.zeros(len(parameters), dtype=torch.float32, device=device)
         self._step_of = list(self.steps.unbind())
+        self._chosen: dict[tuple[int, ...], tuple[Any, list[list[list[Any]]]]] = {}
         if device.type == "cpu":
             self.steps = self.steps.numpy()
 
-    def count(self, indices: list[int]) -> None:
-        """Count a step of some parameters."""
-        if len(indices) == len(self._step_of):
-            self.steps += 1
-        else:
-            self.steps[indices] += 1
+    def stepped(self, indices: tuple[int, ...]) -> list[list[list[Any]]]:
+        """Count a step of some parameters, and return what is kept for them, by device and dtype.
 
-    def of_one_kind(self, indices: list[int]) -> Iterable[list[int]]:
-        """Split indices by the parameters' device and dtype."""
-        if len(self._kinds) == 1:
-            return [indices]
-        parts = ([index for index in kind if index in set(indices)] for kind in self._kinds)
-        return [part for part in parts if part]
+        Returns:
+            For each device and dtype their indices, the numbers of their steps, and each of their parts.
+        """
+        if indices not in self._chosen:
+            if len(self._chosen) >= _SETS_KEPT:
+                self._chosen.clear()
+            at = np.array(indices) if isinstance(self.steps, np.ndarray) else torch.tensor(indices)
+            self._chosen[indices] = (
+                slice(None) if len(indices) == len(self._step_of) else at,
+                self._of(indices),
+            )
+        at, found = self._chosen[indices]
+        self.steps[at] += 1
+        return found
 
-    def of(self, indices: list[int]) -> list[list[torch.Tensor]]:
-        """Return the numbers of steps of some parameters, and their parts."""
-        if len(indices) == len(self._step_of):
-            return [self._step_of, *self._parts]
-        return [[values[index] for index in indices] for values in (self._step_of, *self._parts)]
+    def of(self, index: int) -> list[torch.Tensor]:
+        """Return the number of a parameter's steps, and its parts."""
+        return [values[index] for values in (self._step_of, *self._parts)]
+
+    def _of(self, indices: tuple[int, ...]) -> list[list[list[Any]]]:
+        by_kind = [[index for index in kind if index in set(indices)] for kind in self._kinds]
+        return [
+            [kind, *([values[index] for index in kind] for values in (self._step_of, *self._parts))]
+            for kind in by_kind
+            if kind
+        ]
 
     def of_ranges(self, ranges: Sequence[range]) -> list[list[torch.Tensor]]:
         """Return the same for consecutive parameters of one kind, which have been stepped equally often."""

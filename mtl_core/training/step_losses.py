@@ -33,7 +33,12 @@ class BatchLosses:
 
 
 def batch_losses(
-    model: MultitaskClassifier, stopper: Stopper, draws: Sequence[Draw], cut: Cut | None = None
+    model: MultitaskClassifier,
+    stopper: Stopper,
+    draws: Sequence[Draw],
+    cut: Cut | None = None,
+    *,
+    jointly: bool = False,
 ) -> list[BatchLosses]:
     """Return the losses of each batch of a step.
 
@@ -42,11 +47,12 @@ def batch_losses(
         stopper: Knows which tasks have peaked.
         draws: The step's batches.
         cut: Takes in the representations that the tasks of a batch share; default: none is cut.
+        jointly: As of :meth:`~mtl_core.MultitaskClassifier.calculate_loss`.
     """
     found: list[BatchLosses] = []
     for (X_dict, Y_dict), loader in draws:
         labels = {task: Y for task, Y in Y_dict.items() if task not in stopper.peaked}
-        losses, counts = model.calculate_loss(X_dict, labels, cut)
+        losses, counts = model.calculate_loss(X_dict, labels, cut, jointly=jointly)
         losses |= stopper.losses(X_dict, Y_dict)
         values = {task: loss.item() for task, loss in losses.items()}
         found.append(BatchLosses(loader.dataset.name, losses, counts, values))

@@ -52,6 +52,8 @@ class Stepper:
         self._grad_clip = grad_clip
         self._average = average
         self._balancer = balancer or Sum()
+        # Modules may be frozen later, but none begins to train.
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._forget()
 
     def add(
@@ -75,8 +77,7 @@ class Stepper:
             return
         self._balancer.backward(trainable, cut, self._precision.scaler.scale)
         self._gathered += 1
-        self._norm = nn.utils.get_total_norm(self._gradients())
-        norm = self._norm.item()
+        norm = self._norm = _norm(self._gradients())
         # With float16 an overflow may be the scaler's doing: it passes the step over then, and scales less.
         if math.isfinite(norm) or self._precision.may_overflow:
             return
@@ -96,7 +97,7 @@ class Stepper:
             for gradient in [*self._gradients(), *self._balancer_gradients()]:
                 gradient.div_(self._gathered)
         if self._grad_clip:
-            nn.utils.clip_grads_with_norm_(self._model.parameters(), self._grad_clip, norm)
+            _clip(self._gradients(), self._grad_clip, norm)
         scaler.step(cast("Any", self.optimizer))
         scaler.update()
         self._forget()
@@ -105,14 +106,27 @@ class Stepper:
         return True
 
     def _forget(self) -> None:
-        self._model.zero_grad()
-        for parameter in self._balancer.parameters().values():
+        for parameter in (*self._parameters, *self._balancer.parameters().values()):
             parameter.grad = None
         self._gathered = 0
-        self._norm = torch.zeros(())
+        self._norm = 0.0
 
     def _gradients(self) -> list[torch.Tensor]:
-        return [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
+        return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
 
     def _balancer_gradients(self) -> list[torch.Tensor]:
         return [p.grad for p in self._balancer.parameters().values() if p.grad is not None]
+
+
+def _norm(gradients: list[torch.Tensor]) -> float:
+    """Return the norm of all gradients together."""
+    if len({gradient.device for gradient in gradients}) > 1:
+        return nn.utils.get_total_norm(gradients).item()
+    foreach_norm: Any = torch._foreach_norm  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+    return float(torch.linalg.vector_norm(torch.stack(foreach_norm(gradients))))
+
+
+def _clip(gradients: list[torch.Tensor], most: float, norm: float) -> None:
+    """Scale gradients, whose norm is given, to a norm of at most ``most``."""
+    if norm > most:
+        torch._foreach_mul_(gradients, most / (norm + 1e-6))  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]

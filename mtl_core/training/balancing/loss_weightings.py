@@ -23,7 +23,8 @@ class Sum(Balancer):
 
     def backward(self, losses: Losses, cut: Cut | None, scale: Scale) -> None:
         """Add the gradient of the sum of the losses."""
-        scale(torch.stack(list(losses.values())).sum()).backward()
+        values = list(losses.values())
+        scale(torch.stack(values).sum() if len(values) > 1 else values[0]).backward()
 
 
 class Fixed(LossWeighting):

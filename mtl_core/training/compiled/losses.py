@@ -6,56 +6,17 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from mtl_core.data import UNLABELLED
-from mtl_core.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
-from mtl_core.task import LossFunction
+from mtl_core.losses.plain import LossKind
 from mtl_core.training.compiled.buffers import Buffers
 
 Call = Callable[[], object]
 
 _aten: Any = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class LossKind:
-    """A loss as it is computed here.
-
-    Attributes:
-        name: Which one.
-        reduction: ``"mean"`` over the labels given, or their ``"sum"``.
-    """
-
-    name: Literal["cross_entropy", "binary_cross_entropy", "mse"]
-    reduction: Literal["mean", "sum"] = "mean"
-
-    @property
-    def label_dtype(self) -> torch.dtype:
-        """The dtype in which labels are looked at."""
-        return torch.int64 if self.name == "cross_entropy" else torch.float32
-
-    def label_shape(self, width: int) -> list[int]:
-        """Return the shape of one example's label for ``width`` outputs."""
-        return [] if self.name == "cross_entropy" else [width]
-
-
-def kind_of(loss: LossFunction) -> LossKind | None:
-    """Return how a loss is computed here; None where it is not."""
-    # A class derived from one of these may compute something else.
-    kind: type = type(loss)
-    if (
-        kind is CrossEntropy
-        and isinstance(loss, CrossEntropy)
-        and loss.weight is None
-        and not loss.label_smoothing
-    ):
-        return LossKind("cross_entropy", loss.reduction)
-    if kind is BinaryCrossEntropy and isinstance(loss, BinaryCrossEntropy):
-        return None if loss.pos_weight != 1 or loss.label_smoothing else LossKind("binary_cross_entropy")
-    return LossKind("mse") if kind is MeanSquaredError else None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from mtl_core.data import DictDataLoader
+from mtl_core.data import UNLABELLED, DictDataLoader
+from mtl_core.losses.plain import LossKind, kind_of
 from mtl_core.model.classifier import MultitaskClassifier
 from mtl_core.model.heads import Heads, has_hooks, linear_heads
 from mtl_core.model.plan import FieldInput, NodeInput
@@ -19,7 +20,6 @@ from mtl_core.task import WEIGHTS
 from mtl_core.training.balancing import BALANCERS
 from mtl_core.training.balancing.loss_weightings import Sum
 from mtl_core.training.compiled.layers import Affine, BatchNorm, Layer, layers_of
-from mtl_core.training.compiled.losses import LossKind, kind_of
 from mtl_core.training.config import TrainerConfig
 from mtl_core.training.optimizers import ParameterGroup
 
@@ -301,15 +301,9 @@ def _check_labels(loader: DictDataLoader, recipe: Recipe) -> None:
 
 
 def _fault(labels: torch.Tensor, group: TaskGroup) -> str | None:
-    if group.kind.name == "cross_entropy":
-        if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
-            return "are not one class for each example"
-        if len(labels) and (int(labels.min()) < -1 or int(labels.max()) >= group.width):
-            return f"are not all classes from 0 to {group.width - 1}"
+    if not group.kind.fits(labels, group.width):
+        return "are of a form that the loss does not take"
+    if group.kind.name != "cross_entropy" or not len(labels):
         return None
-    shape = labels.shape[1:]
-    return (
-        None
-        if shape == (group.width,) or (not shape and group.width == 1)
-        else "have another shape than outputs"
-    )
+    known = int(labels.min()) >= UNLABELLED and int(labels.max()) < group.width
+    return None if known else f"are not all classes from 0 to {group.width - 1}"

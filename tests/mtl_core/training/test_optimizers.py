@@ -93,3 +93,37 @@ def test_nothing_to_train_is_an_error() -> None:
     config = TrainerConfig()
     with pytest.raises(TaskloomError, match="no parameter to train"):
         build_optimizer(config, parameter_groups(config, model))
+
+
+@pytest.mark.parametrize(
+    ("settings", "theirs"),
+    [
+        ({"optimizer": "sgd", "optimizer_config": {"sgd_config": {"momentum": 0.8}}}, "SGD"),
+        ({"optimizer": "adam"}, "Adam"),
+        ({"optimizer": "adam", "optimizer_config": {"adam_config": {"amsgrad": True}}}, "Adam"),
+        ({"optimizer": "adamw"}, "AdamW"),
+        ({"optimizer": "adamax"}, "Adamax"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("l2", [0.0, 0.1])
+def test_steps_are_those_of_torch(settings: dict[str, Any], theirs: str, l2: float) -> None:
+    torch.manual_seed(0)
+    config = TrainerConfig(lr=0.05, l2=l2, **settings)
+    model, other = shape_model(), shape_model()
+    other.load_state_dict(model.state_dict())
+    optimizer = build_optimizer(config, parameter_groups(config, model))
+    extra: dict[str, Any] = {"momentum": 0.8} if theirs == "SGD" else {}
+    if "adam_config" in str(settings):
+        extra["amsgrad"] = True
+    reference = getattr(torch.optim, theirs)(other.parameters(), lr=0.05, weight_decay=l2, **extra)
+    for step in range(4):
+        for ours, its in zip(model.named_parameters(), other.parameters(), strict=True):
+            # The square's head has no gradient at first: it stays, and its steps are counted by themselves.
+            waits = step < 2 and "square" in ours[0]
+            ours[1].grad = None if waits else torch.randn_like(its)
+            its.grad = None if waits else ours[1].grad.clone()
+        optimizer.step()
+        reference.step()
+    for ours, its in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(ours, its, rtol=1e-4, atol=1e-6)

@@ -189,6 +189,7 @@ ALONE = {
     "valid_split",
     "test_split",
     "progress_bar",
+    "compile",
     "non_finite",
     "max_skipped",
     "log_manager_config.counter_unit",
