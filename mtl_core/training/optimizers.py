@@ -126,11 +126,12 @@ class Optimizer(ABC):
         number, index = self._places[parameter]
         return int(self._kept[number].steps[index])
 
-    def bound(self, spans: Iterable[Span]) -> Callable[[], None]:
+    def bound(self, spans: Iterable[Span], divisor: torch.Tensor | None) -> Callable[[], None]:
         """Return what takes a step of some parameters along gradients that are always in one place.
 
         Args:
             spans: Parameters that are always stepped together, each span consecutive ones of a group.
+            divisor: A number by which all gradients are divided first, a scalar; None for 1.
         """
         by_group: dict[int, list[tuple[Span, range]]] = {}
         for span in spans:
@@ -146,6 +147,7 @@ class Optimizer(ABC):
                     [span.values for span, _ in found],
                     [span.gradients for span, _ in found],
                     *self._kept[number].of_ranges([indices for _, indices in found]),
+                    divisor=divisor,
                 ),
             )
             for number, found in by_group.items()
@@ -197,7 +199,12 @@ class Optimizer(ABC):
 
     @abstractmethod
     def _update(
-        self, group: ParameterGroup, values: list[torch.Tensor], gradients: list[Any], *kept: Any
+        self,
+        group: ParameterGroup,
+        values: list[torch.Tensor],
+        gradients: list[Any],
+        *kept: Any,
+        divisor: torch.Tensor | None = None,
     ) -> None:
         """Take a step with tensors of one dtype and device.
 
@@ -206,6 +213,7 @@ class Optimizer(ABC):
             values: The parameters' values.
             gradients: Their gradients.
             *kept: The numbers of their steps, counting this one, and each of the parts; a list of tensors each.
+            divisor: By what to divide the gradients first; default: nothing. They may be overwritten.
         """
 
 
@@ -295,7 +303,12 @@ class SGD(Optimizer):
         self._momentum = momentum
 
     def _update(
-        self, group: ParameterGroup, values: list[torch.Tensor], gradients: list[Any], *kept: Any
+        self,
+        group: ParameterGroup,
+        values: list[torch.Tensor],
+        gradients: list[Any],
+        *kept: Any,
+        divisor: torch.Tensor | None = None,
     ) -> None:
         _TORCH._fused_sgd_(
             *(values, gradients, kept[1] if self._momentum else []),
@@ -306,6 +319,7 @@ class SGD(Optimizer):
             nesterov=False,
             maximize=False,
             is_first_step=False,
+            grad_scale=divisor,
         )
 
 
@@ -323,7 +337,12 @@ class Adam(Optimizer):
         self._config = config
 
     def _update(
-        self, group: ParameterGroup, values: list[torch.Tensor], gradients: list[Any], *kept: Any
+        self,
+        group: ParameterGroup,
+        values: list[torch.Tensor],
+        gradients: list[Any],
+        *kept: Any,
+        divisor: torch.Tensor | None = None,
     ) -> None:
         steps, means, squares, *largest = kept
         self._kernel(
@@ -335,6 +354,7 @@ class Adam(Optimizer):
             eps=self._config.eps,
             amsgrad=self._config.amsgrad,
             maximize=False,
+            grad_scale=divisor,
         )
 
 
@@ -358,10 +378,17 @@ class Adamax(Optimizer):
         self._config = config
 
     def _update(
-        self, group: ParameterGroup, values: list[torch.Tensor], gradients: list[Any], *kept: Any
+        self,
+        group: ParameterGroup,
+        values: list[torch.Tensor],
+        gradients: list[Any],
+        *kept: Any,
+        divisor: torch.Tensor | None = None,
     ) -> None:
         steps, means, largest = kept
         beta1, beta2 = self._config.betas
+        if divisor is not None:
+            gradients = _TORCH._foreach_div(gradients, divisor)
         if group["weight_decay"]:
             gradients = _TORCH._foreach_add(gradients, values, alpha=group["weight_decay"])
         _TORCH._foreach_lerp_(means, gradients, 1 - beta1)

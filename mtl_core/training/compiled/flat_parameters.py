@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import nn
 
 
 class FlatParameters:
-    """Some parameters of one dtype and device, moved into one tensor, with another one for their gradients.
+    """Some parameters of one dtype and device, moved into one tensor, with memory for their gradients.
 
     Args:
         parameters: The parameters, in the order in which they are to lie.
+
+    Attributes:
+        parameters: See above.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -21,47 +24,76 @@ class FlatParameters:
         sizes = [parameter.numel() for parameter in self.parameters]
         self._starts = dict(zip(self.parameters, accumulate(sizes, initial=0), strict=False))
         like = self.parameters[0].detach()
-        self.values = like.new_empty(sum(sizes))
-        self.gradients = torch.zeros_like(self.values)
+        self._values = like.new_empty(sum(sizes))
+        self._gradients = torch.zeros_like(self._values)
         for parameter in self.parameters:
-            place = self.values_of(parameter)
+            place = self._values[self._starts[parameter] : self._end(parameter)].view(parameter.shape)
             place.copy_(parameter.detach())
             parameter.data = place
 
     def __contains__(self, parameter: nn.Parameter) -> bool:
         return parameter in self._starts
 
-    def values_of(self, parameter: nn.Parameter) -> torch.Tensor:
-        """Return the view of a parameter's values, of its shape."""
-        return self._view(self.values, parameter)
-
-    def gradient_of(self, parameter: nn.Parameter) -> torch.Tensor:
-        """Return the view of a parameter's gradient, of its shape."""
-        return self._view(self.gradients, parameter)
-
     def are_consecutive(self, parameters: Sequence[nn.Parameter]) -> bool:
         """Say whether parameters are here and lie one after the other."""
-        ends = [self._starts.get(parameter, -1) + parameter.numel() for parameter in parameters]
-        starts = [self._starts.get(parameter, -1) for parameter in parameters]
-        return -1 not in starts and ends[:-1] == starts[1:]
+        if not all(parameter in self._starts for parameter in parameters):
+            return False
+        return all(self._end(one) == self._starts[other] for one, other in pairwise(parameters))
 
-    def joined(self, parameters: Sequence[nn.Parameter]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return values and gradients of consecutive parameters as one, ``[sum of first dimensions, …]``."""
-        values, gradients = self.span(parameters)
-        tail = parameters[0].shape[1:]
-        return values.view(-1, *tail), gradients.view(-1, *tail)
+    def values(self, parameters: Sequence[nn.Parameter]) -> torch.Tensor:
+        """Return the values ``[n]`` of consecutive parameters."""
+        return self._values[self._starts[parameters[0]] : self._end(parameters[-1])]
 
-    def span(self, parameters: Sequence[nn.Parameter]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return values and gradients ``[n]`` of consecutive parameters."""
-        start = self._starts[parameters[0]]
-        end = self._starts[parameters[-1]] + parameters[-1].numel()
-        return self.values[start:end], self.gradients[start:end]
+    def gradients(self, parameters: Iterable[nn.Parameter]) -> Gradients:
+        """Return memory for the gradients of some parameters, side by side; all share it that ask."""
+        chosen = set(parameters)
+        return Gradients([p for p in self.parameters if p in chosen], self._gradients)
 
     def release(self) -> None:
         """Give every parameter memory of its own again."""
         for parameter in self.parameters:
             parameter.data = parameter.detach().clone()
 
-    def _view(self, flat: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
-        start = self._starts[parameter]
-        return flat[start : start + parameter.numel()].view(parameter.shape)
+    def _end(self, parameter: nn.Parameter) -> int:
+        return self._starts[parameter] + parameter.numel()
+
+
+class Gradients:
+    """The gradients of some parameters, side by side in their order.
+
+    Args:
+        parameters: The parameters.
+        memory: As many numbers as they have, or more.
+
+    Attributes:
+        parameters: See above.
+        all: All of them, ``[n]``.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], memory: torch.Tensor) -> None:
+        self.parameters = parameters
+        sizes = [parameter.numel() for parameter in parameters]
+        self.all = memory[: sum(sizes)]
+        self._starts = dict(zip(parameters, accumulate(sizes, initial=0), strict=False))
+        self._written: set[nn.Parameter] = set()
+
+    def __contains__(self, parameter: nn.Parameter) -> bool:
+        return parameter in self._starts
+
+    def of(self, parameters: Sequence[nn.Parameter]) -> torch.Tensor:
+        """Return the gradients of consecutive parameters as one, ``[sum of first dimensions, …]``."""
+        return self.span(parameters).view(-1, *parameters[0].shape[1:])
+
+    def span(self, parameters: Sequence[nn.Parameter]) -> torch.Tensor:
+        """Return the gradients ``[n]`` of consecutive parameters."""
+        start = self._starts[parameters[0]]
+        return self.all[start : start + sum(parameter.numel() for parameter in parameters)]
+
+    def beta(self, parameter: nn.Parameter) -> int:
+        """Return by what to multiply what stands in a parameter's place, and take note that it is written to.
+
+        What several layers share has the sum of their gradients.
+        """
+        again = parameter in self._written
+        self._written.add(parameter)
+        return int(again)

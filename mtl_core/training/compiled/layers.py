@@ -6,7 +6,6 @@ All values are float32 ``[n, d]``. Calls are bound to their tensors beforehand: 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -15,34 +14,11 @@ from torch import nn
 
 from mtl_core.model.heads import has_hooks
 from mtl_core.training.compiled.buffers import Buffers
-from mtl_core.training.compiled.flat_parameters import FlatParameters
+from mtl_core.training.compiled.flat_parameters import Gradients
 
 Call = Callable[[], object]
 
 _aten: Any = torch.ops.aten
-
-
-@dataclass
-class Gradients:
-    """Where a program puts the gradients of parameters; what several layers share adds up.
-
-    Attributes:
-        flat: Has a place for each parameter that is trained.
-        written: The parameters that have a gradient so far, in the order in which they got it.
-    """
-
-    flat: FlatParameters
-    written: dict[nn.Parameter, None]
-
-    def wants(self, parameter: nn.Parameter | None) -> bool:
-        """Say whether a parameter is trained."""
-        return parameter is not None and parameter in self.flat
-
-    def beta(self, parameter: nn.Parameter) -> int:
-        """Return by what to multiply what stands in a parameter's place, and take note that it is written to."""
-        again = parameter in self.written
-        self.written[parameter] = None
-        return int(again)
 
 
 class Layer:
@@ -133,12 +109,11 @@ class Affine(Layer):
         gradients: Gradients,
     ) -> Iterator[Call]:
         """Yield the products for weight, bias and input."""
-        if gradients.wants(self.weight):
-            place, beta = gradients.flat.gradient_of(self.weight), gradients.beta(self.weight)
-            yield weight_gradient(x, dy, place, beta)
-        if self.bias is not None and gradients.wants(self.bias):
-            place, beta = gradients.flat.gradient_of(self.bias), gradients.beta(self.bias)
-            yield bias_gradient(dy, place, buffers.ones(len(dy)), beta)
+        if self.weight in gradients:
+            yield weight_gradient(x, dy, gradients.of([self.weight]), gradients.beta(self.weight))
+        if self.bias is not None and self.bias in gradients:
+            beta = gradients.beta(self.bias)
+            yield bias_gradient(dy, gradients.of([self.bias]), buffers.ones(len(dy)), beta)
         if dx is not None:
             yield partial(torch.mm, dy, self.weight.detach(), out=dx)
 
@@ -271,21 +246,17 @@ class Normalization(Layer):
     ) -> Iterator[Call]:
         """Yield all three gradients at once."""
         places: list[torch.Tensor | None] = [dx]
-        for part in (self.weight, self.bias):
-            wanted = part is not None and gradients.wants(part)
-            places.append(gradients.flat.gradient_of(part) if part is not None and wanted else None)
-        betas = [
-            gradients.beta(part)
-            for part, place in zip((self.weight, self.bias), places[1:], strict=True)
-            if part is not None and place is not None
-        ]
+        betas = [0]
+        for parameter in (self.weight, self.bias):
+            wanted = parameter is not None and parameter in gradients
+            places.append(gradients.of([parameter]) if parameter is not None and wanted else None)
+            betas.append(gradients.beta(parameter) if parameter is not None and wanted else 0)
         wanted = [place is not None for place in places]
         if any(wanted):
             backward = self._gradients(x, dy, wanted, buffers)
 
             def call() -> None:
-                found = zip(places, backward(), [0, *([betas[0]] * 2 if betas else [0, 0])], strict=True)
-                for place, gradient, beta in found:
+                for place, gradient, beta in zip(places, backward(), betas, strict=True):
                     if place is not None:
                         _ = place.add_(gradient) if beta else place.copy_(gradient)
 

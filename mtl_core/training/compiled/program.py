@@ -6,17 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
 
 import torch
 from torch import nn
 
 from mtl_core.training.compiled.buffers import Buffers
-from mtl_core.training.compiled.flat_parameters import FlatParameters
+from mtl_core.training.compiled.flat_parameters import FlatParameters, Gradients
 from mtl_core.training.compiled.layers import (
     Affine,
     Call,
-    Gradients,
     Layer,
     bias_gradient,
     product,
@@ -56,7 +54,7 @@ class Program:
     Attributes:
         calls: To be made in order.
         losses: For each group of losses, its tasks and where their sums and counts are found.
-        written: The parameters that have a gradient afterwards.
+        gradients: The gradients of the parameters that the tasks depend on.
     """
 
     def __init__(
@@ -73,7 +71,6 @@ class Program:
         self._flat = flat
         self._values: dict[Place, torch.Tensor] = {**fields}
         self._n = len(next(iter(fields.values())))
-        self._gradients = Gradients(flat, {})
         self._filled: set[Place] = set()
         self.calls: list[Call] = []
         self.losses: list[tuple[tuple[str, ...], Losses]] = []
@@ -88,6 +85,9 @@ class Program:
         )
         self._widths = recipe.widths
         self._trained = self._with_gradient(stages)
+        layers = [*(layer for stage in stages for layer in stage.layers)]
+        layers += [head for _, group, chosen in groups for head in group.heads_of(chosen)]
+        self.gradients = flat.gradients(p for layer in layers for p in layer.parameters())
         made = [_Run(stage, self._inputs(stage)) for stage in stages]
         for run in made:
             self.calls += run.forward(buffers)
@@ -95,7 +95,6 @@ class Program:
             self.calls += self._of_group(number, group, chosen, labels[number])
         for run in reversed(made):
             self.calls += self._backward(run)
-        self.written = list(self._gradients.written)
 
     def _with_gradient(self, stages: Sequence[Stage]) -> set[Place]:
         """Return the nodes whose output depends on a trained parameter."""
@@ -142,14 +141,13 @@ class Program:
             if group.source in self._trained:
                 yield from self._into(group.source, lambda place: partial(place.copy_, losses.gradient))
         else:
-            heads = [group.heads[group.tasks.index(task)] for task in chosen]
-            joined = _Joined(heads, self._flat, self._buffers, number)
+            joined = _Joined(group.heads_of(chosen), self._flat, self._buffers, number)
             outputs = self._buffers.rows((key, "outputs"), self._n, [group.width * len(chosen)])
             losses = Losses(group.kind, outputs, labels, of.masked, self._buffers, key)
             yield from joined.collected()
             yield product(source, joined.weight, joined.bias, outputs)
             yield from losses.calls()
-            yield from joined.backward(source, losses.gradient, self._gradients)
+            yield from joined.backward(source, losses.gradient, self.gradients)
             if group.source in self._trained:
                 yield from self._product_into(group.source, losses.gradient, joined.weight)
         self.losses.append((chosen, losses))
@@ -168,7 +166,7 @@ class Program:
             x, y = run.chain[index], run.chain[index + 1]
             backward = partial(layer.backward, x, y, gradient)
             if not wanted[index]:
-                yield from backward(None, self._buffers, self._gradients)
+                yield from backward(None, self._buffers, self.gradients)
                 return
             if index == 0:
                 yield from self._through_first(layer, backward, stage.source, gradient)
@@ -178,7 +176,7 @@ class Program:
                 if layer.in_place
                 else self._buffers.rows((stage.node, index, "gradient"), self._n, [stage.widths[index]])
             )
-            yield from backward(target, self._buffers, self._gradients)
+            yield from backward(target, self._buffers, self.gradients)
             gradient = target
         # A stage without layers hands its source on.
         if wanted[0]:
@@ -188,13 +186,13 @@ class Program:
         self, layer: Layer, backward: Callable[..., Iterator[Call]], source: Place, gradient: torch.Tensor
     ) -> Iterator[Call]:
         if isinstance(layer, Affine):
-            yield from backward(None, self._buffers, self._gradients)
+            yield from backward(None, self._buffers, self.gradients)
             yield from self._product_into(source, gradient, layer.weight.detach())
             return
         place, again = self._gradient_of(source), source in self._filled
         self._filled.add(source)
         target = self._buffers.rows((source, "more"), self._n, place.shape[1:]) if again else place
-        yield from backward(target, self._buffers, self._gradients)
+        yield from backward(target, self._buffers, self.gradients)
         if again:
             yield partial(place.add_, target)
 
@@ -239,52 +237,29 @@ class _Joined:
 
     def __init__(self, heads: Sequence[Affine], flat: FlatParameters, buffers: Buffers, key: object) -> None:
         self._weights = [head.weight for head in heads]
-        self._biases: list[nn.Parameter] = [head.bias for head in heads if head.bias is not None]
+        self._biases = [head.bias for head in heads if head.bias is not None]
         self._flat = flat
         self._buffers = buffers
         self._key = (key, len(heads))
-        self._side_by_side = flat.are_consecutive(self._weights) and flat.are_consecutive(self._biases)
-        self.weight = self._values(self._weights, "weight")
-        self.bias = self._values(self._biases, "bias") if self._biases else None
+        self._copies: list[Call] = []
+        self.weight = self._as_one(self._weights, "weight")
+        self.bias = self._as_one(self._biases, "bias") if self._biases else None
 
-    def _values(self, parameters: list[nn.Parameter], name: str) -> torch.Tensor:
-        if self._side_by_side:
-            return self._flat.joined(parameters)[0]
-        return self._buffers.fixed((self._key, name), self._shape(parameters))
-
-    def _place(self, parameters: list[nn.Parameter], name: str) -> torch.Tensor:
-        if self._side_by_side:
-            return self._flat.joined(parameters)[1]
-        return self._buffers.fixed((self._key, name, "gradient"), self._shape(parameters))
-
-    def _shape(self, parameters: list[nn.Parameter]) -> list[int]:
-        return [sum(len(parameter) for parameter in parameters), *parameters[0].shape[1:]]
+    def _as_one(self, parameters: Sequence[nn.Parameter], name: str) -> torch.Tensor:
+        tail = parameters[0].shape[1:]
+        if self._flat.are_consecutive(parameters):
+            return self._flat.values(parameters).view(-1, *tail)
+        copy = self._buffers.fixed((self._key, name), [sum(map(len, parameters)), *tail])
+        self._copies.append(partial(torch.cat, [parameter.detach() for parameter in parameters], out=copy))
+        return copy
 
     def collected(self) -> Iterator[Call]:
         """Yield what copies the heads together, if that is needed."""
-        if not self._side_by_side:
-            yield partial(torch.cat, [weight.detach() for weight in self._weights], out=self.weight)
-            if self.bias is not None:
-                yield partial(torch.cat, [bias.detach() for bias in self._biases], out=self.bias)
+        yield from self._copies
 
     def backward(self, x: torch.Tensor, dy: torch.Tensor, gradients: Gradients) -> Iterator[Call]:
         """Yield what computes the heads' gradients."""
-        parts = ((self._weights, "weight"), (self._biases, "bias"))
-        for parameters, name in parts:
-            if not parameters or not gradients.wants(parameters[0]):
-                continue
-            place = self._place(parameters, name)
-            for parameter in parameters:
-                gradients.beta(parameter)
-            if name == "weight":
-                yield weight_gradient(x, dy, place, 0)
-            else:
-                yield bias_gradient(dy, place, self._buffers.ones(len(dy)), 0)
-            if not self._side_by_side:
-                yield from self._handed_out(parameters, place)
-
-    def _handed_out(self, parameters: list[nn.Parameter], place: torch.Tensor) -> Iterator[Call]:
-        own = [self._flat.gradient_of(parameter) for parameter in parameters]
-        sizes = [len(parameter) for parameter in parameters]
-        copy: Any = torch._foreach_copy_  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-        yield partial(copy, own, cast("Any", place).split(sizes))
+        if self._weights[0] in gradients:
+            yield weight_gradient(x, dy, gradients.of(self._weights), 0)
+        if self._biases and self._biases[0] in gradients:
+            yield bias_gradient(dy, gradients.of(self._biases), self._buffers.ones(len(dy)), 0)

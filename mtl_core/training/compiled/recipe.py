@@ -62,6 +62,10 @@ class TaskGroup:
     tasks: tuple[str, ...]
     heads: tuple[Affine, ...] | None
 
+    def heads_of(self, tasks: Iterable[str]) -> list[Affine]:
+        """Return the heads of some of the tasks, if they have any."""
+        return [self.heads[self.tasks.index(task)] for task in tasks] if self.heads else []
+
 
 @dataclass
 class Recipe:

@@ -17,7 +17,7 @@ from mtl_core.training.averaging import WeightAverage
 from mtl_core.training.batch_schedules import Draw
 from mtl_core.training.compiled.buffers import Buffers
 from mtl_core.training.compiled.feed import Feed
-from mtl_core.training.compiled.flat_parameters import FlatParameters
+from mtl_core.training.compiled.flat_parameters import FlatParameters, Gradients
 from mtl_core.training.compiled.layers import Call
 from mtl_core.training.compiled.losses import Losses
 from mtl_core.training.compiled.program import Program
@@ -36,16 +36,14 @@ class _Bound:
     Attributes:
         calls: Compute losses and gradients.
         losses: For each group of losses, its tasks.
-        gradients: All gradients, in few tensors.
+        gradients: The gradients.
         update: Takes the optimizer's step.
-        written: The parameters that have a gradient.
     """
 
     calls: list[Call]
     losses: list[tuple[tuple[str, ...], Losses]]
-    gradients: list[torch.Tensor]
+    gradients: Gradients
     update: Call
-    written: list[nn.Parameter]
 
 
 class CompiledSteps:
@@ -89,6 +87,8 @@ class CompiledSteps:
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         self._flat = FlatParameters(p for p in recipe.parameters() if id(p) in trained)
         self._kinds = self._kinds_of_parameters()
+        # Clipping divides gradients by this, in the optimizer's kernel.
+        self._divisor = torch.ones((), device=model.device)
         self._programs: dict[Any, _Bound] = {}
         self._ready: tuple[_Bound, float] | None = None
 
@@ -113,7 +113,8 @@ class CompiledSteps:
         for task, value in values.items():
             count = counts[task]
             self._losses.add(task, dataset, mean_loss(self._model.tasks[task], value, count), count)
-        norm = math.sqrt(sum(float(torch.dot(gradient, gradient)) for gradient in bound.gradients))
+        gradient = bound.gradients.all
+        norm = math.sqrt(torch.dot(gradient, gradient))
         if math.isfinite(norm) or self._passes(bound, norm, position):
             self._ready = bound, norm
 
@@ -122,9 +123,8 @@ class CompiledSteps:
         if self._ready is None:
             return
         (bound, norm), self._ready = self._ready, None
-        if self._grad_clip and norm > self._grad_clip:
-            for gradient in bound.gradients:
-                gradient.mul_(self._grad_clip / (norm + 1e-6))
+        if self._grad_clip:
+            self._divisor.fill_(max(1.0, (norm + 1e-6) / self._grad_clip))
         bound.update()
         if self._average is not None:
             self._average.update()
@@ -135,10 +135,10 @@ class CompiledSteps:
 
     def _passes(self, bound: _Bound, norm: float, position: BatchPosition) -> bool:
         tasks = [task for of_group, _ in bound.losses for task in of_group]
-        for parameter in bound.written:
-            parameter.grad = self._flat.gradient_of(parameter)
+        for parameter in bound.gradients.parameters:
+            parameter.grad = bound.gradients.of([parameter])
         bad = suspects(self._model, tasks)
-        for parameter in bound.written:
+        for parameter in bound.gradients.parameters:
             parameter.grad = None
         return self._guard.passes("gradient", dict.fromkeys(bad, norm), position)
 
@@ -156,21 +156,19 @@ class CompiledSteps:
         program = Program(
             self._recipe, schedule, feed.fields(n), feed.labels(n), tasks, self._flat, self._buffers
         )
-        spans = self._spans(program.written)
-        gradients = [span.gradients for span in spans]
-        return _Bound(program.calls, program.losses, gradients, self._optimizer.bound(spans), program.written)
+        divisor = self._divisor if self._grad_clip else None
+        update = self._optimizer.bound(self._spans(program.gradients), divisor)
+        return _Bound(program.calls, program.losses, program.gradients, update)
 
-    def _spans(self, written: Collection[nn.Parameter]) -> list[Span]:
+    def _spans(self, gradients: Gradients) -> list[Span]:
         """Return parameters that lie side by side and are always stepped together, each such run as one."""
-        among = set(written)
         spans: list[Span] = []
         places = enumerate(self._flat.parameters)
-        chosen = [(place, parameter) for place, parameter in places if parameter in among]
+        chosen = [(place, parameter) for place, parameter in places if parameter in gradients]
         runs = groupby(enumerate(chosen), lambda of: (of[1][0] - of[0], self._kinds[of[1][1]]))
         for _, run in runs:
             parameters = [parameter for _, (_, parameter) in run]
-            values, gradients = self._flat.span(parameters)
-            spans.append(Span(parameters, values, gradients))
+            spans.append(Span(parameters, self._flat.values(parameters), gradients.span(parameters)))
         return spans
 
     def _kinds_of_parameters(self) -> dict[nn.Parameter, object]:
