@@ -57,12 +57,12 @@ class AutogradSteps:
         self._balancer = balancer
         self._stepper = stepper
 
-    def n_examples(self, draws: Sequence[Draw]) -> int:
-        """Return how many examples the batches of a step have together."""
-        return n_examples(draws)
+    def take_in(self, draws: Sequence[Draw], position: BatchPosition) -> int:
+        """Compute the losses of some batches and gather their gradient, unless a loss is not finite.
 
-    def take_in(self, draws: Sequence[Draw], position: BatchPosition) -> None:
-        """Compute the losses of some batches and gather their gradient, unless a loss is not finite."""
+        Returns:
+            How many examples they have.
+        """
         self._guard.before(self._model)
         cut = Cut() if self._balancer.cuts else None
         with self._precision.autocast():
@@ -72,6 +72,7 @@ class AutogradSteps:
         if all(self._guard.passes("loss", batch.values, position.of(batch.dataset)) for batch in batches):
             self._losses.add_step(batches, self._model.tasks)
             self._stepper.add(losses, position, cut)
+        return n_examples(draws)
 
     def step(self, draws: Sequence[Draw]) -> None:
         """Take a step along what was gathered, and show its effect on the last batches to a balancer that asks."""

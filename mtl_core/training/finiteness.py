@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -14,25 +13,24 @@ from mtl_core.errors import NonFiniteLossError
 from mtl_core.model.classifier import MultitaskClassifier
 
 
-@dataclass(frozen=True)
-class BatchPosition:
+class BatchPosition(NamedTuple):
     """Where in a training a batch stands, or those that are drawn together.
 
     Attributes:
-        dataset: The dataset that it came from, or all of them.
+        datasets: The datasets that they came from.
         epoch: The epoch, from 0.
         batch: Its number in the epoch, from 0.
         step: Its number in the whole training, from 0.
     """
 
-    dataset: str
+    datasets: tuple[str, ...]
     epoch: int
     batch: int
     step: int
 
     def of(self, dataset: str) -> BatchPosition:
         """Return the position of one dataset's batch among those that are drawn together."""
-        return replace(self, dataset=dataset)
+        return self._replace(datasets=(dataset,))
 
 
 class FinitenessGuard:
@@ -86,7 +84,7 @@ class FinitenessGuard:
         self._last = position.step
         task, value = next(iter(bad.items()))
         error = NonFiniteLossError(
-            task, position.dataset, position.epoch, position.step, value, position.batch, what
+            task, " and ".join(position.datasets), position.epoch, position.step, value, position.batch, what
         )
         if self._policy == "fail":
             raise error
@@ -96,7 +94,8 @@ class FinitenessGuard:
         for buffer, kept in self._buffers.items():
             buffer.copy_(kept)
         self._batches += 1
-        self._skipped.update((task, position.dataset) for task in bad)
+        dataset = " and ".join(position.datasets)
+        self._skipped.update((task, dataset) for task in bad)
         self._tell(f"skipped a batch: {error}")
         return False
 

@@ -73,11 +73,13 @@ class LogManager:
         self.batch_total += 1
         self.epoch_count = self.batch_count / self.n_batches_per_epoch
         self.epoch_total = self.batch_total / self.n_batches_per_epoch
-        self.unit_count, self.unit_total = {
-            "points": (self.point_count, self.point_total),
-            "batches": (self.batch_count, self.batch_total),
-            "epochs": (self.epoch_count, self.epoch_total),
-        }[self.counter_unit]
+        match self.counter_unit:
+            case "points":
+                self.unit_count, self.unit_total = self.point_count, self.point_total
+            case "batches":
+                self.unit_count, self.unit_total = self.batch_count, self.batch_total
+            case _:
+                self.unit_count, self.unit_total = self.epoch_count, self.epoch_total
 
     def trigger_evaluation(self, last: bool = False) -> bool:
         """Say whether an evaluation is due, and if so begin to count anew.

@@ -31,17 +31,19 @@ class RunningLosses:
         self._sums: defaultdict[tuple[str, str], float] = defaultdict(float)
         self._counts: defaultdict[tuple[str, str], int] = defaultdict(int)
 
-    def add(self, task: str, dataset: str, loss: float, count: int) -> None:
-        """Add a batch's mean loss over ``count`` labelled examples of one task."""
-        pair = (task, dataset)
-        self._sums[pair] += loss * count
-        self._counts[pair] += count
+    def add_all(
+        self, pairs: Iterable[tuple[str, str]], losses: Iterable[float], counts: Iterable[int]
+    ) -> None:
+        """Add a batch's mean losses over labelled examples, by pairs of task and dataset."""
+        for pair, loss, count in zip(pairs, losses, counts, strict=True):
+            self._sums[pair] += loss * count
+            self._counts[pair] += count
 
     def add_step(self, batches: Iterable[BatchLosses], tasks: Mapping[str, Task]) -> None:
         """Add what the tasks in training lost on the batches of a step."""
         for batch in batches:
-            for task, count in batch.counts.items():
-                self.add(task, batch.dataset, mean_loss(tasks[task], batch.values[task], count), count)
+            means = [mean_loss(tasks[task], batch.values[task], n) for task, n in batch.counts.items()]
+            self.add_all(((task, batch.dataset) for task in batch.counts), means, batch.counts.values())
 
     def metrics(self) -> dict[str, float]:
         """Return the mean loss of each task and dataset, and of all as ``model/all/<split>/loss``."""

@@ -123,8 +123,8 @@ def _norm(gradients: list[torch.Tensor]) -> float:
     if len({gradient.device for gradient in gradients}) > 1:
         return nn.utils.get_total_norm(gradients).item()
     foreach_norm: Any = torch._foreach_norm  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-    norms: list[torch.Tensor] = foreach_norm(gradients)
-    return float(torch.linalg.vector_norm(torch.stack(norms)))
+    norms = torch.stack(cast("list[torch.Tensor]", foreach_norm(gradients)))
+    return norms.norm().item()
 
 
 def _clip(gradients: list[torch.Tensor], most: float, norm: float) -> None:

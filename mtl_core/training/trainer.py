@@ -135,13 +135,13 @@ class Trainer:
                     if loop.diagnosis and loop.diagnosis.is_due(position.step):
                         self._log(found := loop.diagnosis.measure(config.train_split))
                         listener.on_metrics(self._progress(loop), found)
-                    loop.steps.take_in(draws, position)
+                    n_examples = loop.steps.take_in(draws, position)
                     if self._ends_a_step(position):
                         loop.steps.step(draws)
 
                     if position.batch + 1 == self.n_batches_per_epoch:
                         self.balancer.end_epoch()
-                    self.log_manager.update(loop.steps.n_examples(draws))
+                    self.log_manager.update(n_examples)
                     progress = self._progress(loop)
                     listener.on_batch(progress)
                     bar.update()
@@ -321,7 +321,7 @@ class Trainer:
             self.batch_scheduler.progress = epoch / max(1, n_epochs - 1)
             for number, draws in enumerate(self.batch_scheduler.get_steps(sources)):
                 step = epoch * self.n_batches_per_epoch + number
-                datasets = " and ".join(source.dataset.name for _, source in draws)
+                datasets = tuple(source.dataset.name for _, source in draws)
                 yield BatchPosition(datasets, epoch, number, step), draws
 
     def _set_rate(self, step: int) -> float:

@@ -38,10 +38,16 @@ class Buffers:
         return self._kept((key, *shape, dtype), shape, dtype)
 
     def ones(self, n: int) -> torch.Tensor:
-        """Return ``n`` ones."""
-        key = "ones"
-        if key not in self._tensors:
-            self._tensors[key] = torch.ones(self._rows, device=self._device)
+        """Return ``n`` ones, not to be written to."""
+        return self._all("ones", 1.0, n)
+
+    def minus_ones(self, n: int) -> torch.Tensor:
+        """Return ``n`` times -1, not to be written to."""
+        return self._all("minus ones", -1.0, n)
+
+    def _all(self, key: str, value: float, n: int) -> torch.Tensor:
+        if key not in self._tensors or len(self._tensors[key]) < n:
+            self._tensors[key] = torch.full([max(n, self._rows)], value, device=self._device)
         return self._tensors[key][:n]
 
     def _kept(self, key: Hashable, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

@@ -58,7 +58,7 @@ class Feed:
 
     def n_examples(self, part: Part) -> int:
         """Return how many examples a batch has."""
-        return len(part if isinstance(part, torch.Tensor) else next(iter(part[0].values())))
+        return (part if isinstance(part, torch.Tensor) else next(iter(part[0].values()))).shape[0]
 
     def load(self, part: Part, n: int) -> None:
         """Put a batch of ``n`` examples into the buffers."""
@@ -82,9 +82,10 @@ class Feed:
         return found
 
     def n_labelled(self, n: int) -> dict[str, int]:
-        """Return how many examples of the batch that was loaded are labelled, by task; without those that none is."""
-        if not self.partly:
-            return dict.fromkeys(self.tasks, n)
+        """Return how many examples of the batch that was loaded are labelled, by task; without those that none is.
+
+        Looks at all labels, which is to no avail where no task is ``partly`` labelled.
+        """
         counts: dict[str, int] = {}
         for of in self.labels(n).values():
             if not of.masked:

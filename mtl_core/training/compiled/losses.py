@@ -28,6 +28,8 @@ class Losses:
         outputs: ``[n, t · k]``, the tasks one after the other.
         labels: ``[t, n]`` or, but for classes, ``[t, n, k]``; -1 (or NaN) where one is missing.
         masked: Whether any may be missing; if so, each task has at least one.
+        sums: Where the sums of the labels' losses are put, ``[t]``.
+        counts: Where the numbers of labels are put, ``[t]``, if some may be missing; else they stand there.
         buffers: Memory for more.
         key: What sets these losses apart from others that use the same buffers.
     """
@@ -36,23 +38,10 @@ class Losses:
     outputs: torch.Tensor
     labels: torch.Tensor
     masked: bool
+    sums: torch.Tensor
+    counts: torch.Tensor
     buffers: Buffers
     key: object
-
-    @property
-    def sums(self) -> torch.Tensor:
-        """Where the sums of the labels' losses are put, ``[t]``."""
-        return self.buffers.fixed((self.key, "sums"), [self._n_tasks])
-
-    @property
-    def counts(self) -> torch.Tensor:
-        """Where the numbers of labels are put, ``[t]``, if some may be missing."""
-        return self.buffers.fixed((self.key, "counts"), [self._n_tasks])
-
-    @property
-    def labels_each(self) -> int:
-        """How many labels a task has in the batch, if none is missing."""
-        return self.labels[0].numel()
 
     @property
     def _n_tasks(self) -> int:
@@ -91,12 +80,10 @@ class Losses:
         yield partial(torch.index_select, log_probs.view(-1), 0, places.view(-1), out=chosen.view(-1))
         if given is not None:
             yield partial(chosen.mul_, given)
-        yield partial(torch.mv, chosen.t(), self.buffers.ones(n), out=self.sums)
-        yield self.sums.neg_
+        yield partial(torch.mv, chosen.t(), self.buffers.minus_ones(n), out=self.sums)
         yield partial(torch.exp, log_probs, out=log_probs)
-        minus = self._rows("minus", n_tasks)
-        minus.fill_(-1)
-        yield partial(log_probs.view(-1).index_add_, 0, places.view(-1), minus.view(-1))
+        minus = self.buffers.minus_ones(n * n_tasks)
+        yield partial(log_probs.view(-1).index_add_, 0, places.view(-1), minus)
         yield from self._scale(log_probs.view(n, n_tasks, width), given, 1.0)
 
     def _of_values(self) -> Iterator[Call]:
@@ -145,7 +132,7 @@ class Losses:
         if given is None or self.kind.reduction == "sum":
             if given is not None and self.kind.name == "cross_entropy":
                 yield partial(gradient.mul_, given.unsqueeze(2))
-            scale = factor if self.kind.reduction == "sum" else factor / self.labels_each
+            scale = factor if self.kind.reduction == "sum" else factor / self.labels[0].numel()
             if scale != 1:
                 yield partial(gradient.mul_, scale)
             return

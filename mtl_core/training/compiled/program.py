@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +52,10 @@ class Program:
 
     Attributes:
         calls: To be made in order.
-        losses: For each group of losses, its tasks and where their sums and counts are found.
+        tasks: The tasks, in the order of the losses.
+        sums: The sum of each task's losses over its labels, ``[t]``, after the calls.
+        counts: How many labels each has, ``[t]``.
+        means: Whether the loss of each is the mean over its labels rather than their sum.
         gradients: The gradients of the parameters that the tasks depend on.
     """
 
@@ -73,16 +75,16 @@ class Program:
         self._n = len(next(iter(fields.values())))
         self._filled: set[Place] = set()
         self.calls: list[Call] = []
-        self.losses: list[tuple[tuple[str, ...], Losses]] = []
+        self.tasks: list[str] = []
+        self.means: list[bool] = []
         stages = [recipe.stages[node] for node in schedule if node in recipe.stages]
         groups = [
             (number, group, chosen)
             for number, group in enumerate(recipe.groups)
             if number in labels and (chosen := tuple(task for task in labels[number].tasks if task in tasks))
         ]
-        self._readers = Counter[Place](
-            [*(stage.source for stage in stages), *(group.source for _, group, _ in groups)]
-        )
+        n_tasks = sum(len(chosen) for _, _, chosen in groups)
+        self.sums, self.counts = flat.values(flat.parameters[:1]).new_zeros(2, n_tasks)
         self._widths = recipe.widths
         self._trained = self._with_gradient(stages)
         layers = [*(layer for stage in stages for layer in stage.layers)]
@@ -134,23 +136,27 @@ class Program:
             yield partial(torch.index_select, labels, 0, rows, out=few)
             labels = few
         key = (number, len(chosen))
+        place = slice(len(self.tasks), len(self.tasks) + len(chosen))
+        sums, counts = self.sums[place], self.counts[place]
+        counts.fill_(labels[0].numel())
+        self.tasks += chosen
+        self.means += [group.kind.reduction == "mean"] * len(chosen)
         source = self._values[group.source]
         if group.heads is None:
-            losses = Losses(group.kind, source, labels, of.masked, self._buffers, key)
+            losses = Losses(group.kind, source, labels, of.masked, sums, counts, self._buffers, key)
             yield from losses.calls()
             if group.source in self._trained:
                 yield from self._into(group.source, lambda place: partial(place.copy_, losses.gradient))
         else:
             joined = _Joined(group.heads_of(chosen), self._flat, self._buffers, number)
             outputs = self._buffers.rows((key, "outputs"), self._n, [group.width * len(chosen)])
-            losses = Losses(group.kind, outputs, labels, of.masked, self._buffers, key)
+            losses = Losses(group.kind, outputs, labels, of.masked, sums, counts, self._buffers, key)
             yield from joined.collected()
             yield product(source, joined.weight, joined.bias, outputs)
             yield from losses.calls()
             yield from joined.backward(source, losses.gradient, self.gradients)
             if group.source in self._trained:
                 yield from self._product_into(group.source, losses.gradient, joined.weight)
-        self.losses.append((chosen, losses))
 
     def _backward(self, run: _Run) -> Iterator[Call]:
         """Yield what computes the gradients of a stage's parameters, and of its source where that is wanted."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, cast
@@ -12,14 +12,12 @@ import torch
 from torch import nn
 
 from mtl_core.model.classifier import MultitaskClassifier
-from mtl_core.model.task_loss import mean_loss
 from mtl_core.training.averaging import WeightAverage
 from mtl_core.training.batch_schedules import Draw
 from mtl_core.training.compiled.buffers import Buffers
 from mtl_core.training.compiled.feed import Feed
 from mtl_core.training.compiled.flat_parameters import FlatParameters, Gradients
 from mtl_core.training.compiled.layers import Call
-from mtl_core.training.compiled.losses import Losses
 from mtl_core.training.compiled.program import Program
 from mtl_core.training.compiled.recipe import Recipe
 from mtl_core.training.finiteness import BatchPosition, FinitenessGuard, suspects
@@ -29,21 +27,29 @@ from mtl_core.training.running_losses import RunningLosses
 _PROGRAMS = 512
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Bound:
     """A program with what follows it.
 
     Attributes:
-        calls: Compute losses and gradients.
-        losses: For each group of losses, its tasks.
-        gradients: The gradients.
+        program: Computes losses and gradients.
+        pairs: The tasks, each with the name of the dataset.
+        counts: How many labels each task has, where none is missing; None where that differs by batch.
         update: Takes the optimizer's step.
     """
 
-    calls: list[Call]
-    losses: list[tuple[tuple[str, ...], Losses]]
-    gradients: Gradients
+    program: Program
+    pairs: list[tuple[str, str]]
+    counts: list[float] | None
     update: Call
+
+    def losses(self) -> list[float]:
+        """Return each task's loss."""
+        program = self.program
+        sums = cast("list[float]", program.sums.tolist())
+        counts = self.counts or cast("list[float]", program.counts.tolist())
+        found = zip(sums, counts, program.means, strict=True)
+        return [total / count if is_mean else total for total, count, is_mean in found]
 
 
 class CompiledSteps:
@@ -92,31 +98,33 @@ class CompiledSteps:
         self._programs: dict[Any, _Bound] = {}
         self._ready: tuple[_Bound, float] | None = None
 
-    def n_examples(self, draws: Sequence[Any]) -> int:
-        """Return how many examples the batches of a step have together."""
-        return sum(feed.n_examples(part) for part, feed in draws)
+    def take_in(self, draws: Sequence[Any], position: BatchPosition) -> int:
+        """Compute losses and gradients of a batch, unless a loss or the gradient is not finite.
 
-    def take_in(self, draws: Sequence[Any], position: BatchPosition) -> None:
-        """Compute losses and gradients of a batch, unless a loss or the gradient is not finite."""
+        Returns:
+            How many examples it has.
+        """
         [(part, feed)] = draws
         self._guard.before(self._model)
         n = feed.n_examples(part)
         feed.load(part, n)
-        counts = feed.n_labelled(n)
-        bound = self._program(feed, n, counts)
-        for call in bound.calls:
+        n_labelled = feed.n_labelled(n) if feed.partly else None
+        bound = self._program(feed, n, n_labelled)
+        for call in bound.program.calls:
             call()
-        values = _loss_values(bound.losses)
-        if not math.isfinite(sum(values.values())) and not self._guard.passes("loss", values, position):
-            return
-        dataset = feed.dataset.name
-        for task, value in values.items():
-            count = counts[task]
-            self._losses.add(task, dataset, mean_loss(self._model.tasks[task], value, count), count)
-        gradient = bound.gradients.all
+        losses = bound.losses()
+        if not math.isfinite(sum(losses)):
+            by_task = dict(zip(bound.program.tasks, losses, strict=True))
+            if not self._guard.passes("loss", by_task, position):
+                return n
+        counts = [n] * len(losses) if n_labelled is None else [n_labelled[task] for task, _ in bound.pairs]
+        means = zip(losses, counts, bound.program.means, strict=True)
+        self._losses.add_all(bound.pairs, [of if is_mean else of / k for of, k, is_mean in means], counts)
+        gradient = bound.program.gradients.all
         norm = math.sqrt(torch.dot(gradient, gradient))
-        if math.isfinite(norm) or self._passes(bound, norm, position):
+        if math.isfinite(norm) or self._passes(bound.program, norm, position):
             self._ready = bound, norm
+        return n
 
     def step(self, draws: Sequence[Draw]) -> None:
         """Take a step along the gradient that was taken in, if there is one."""
@@ -133,32 +141,35 @@ class CompiledSteps:
         """Give every parameter memory of its own again."""
         self._flat.release()
 
-    def _passes(self, bound: _Bound, norm: float, position: BatchPosition) -> bool:
-        tasks = [task for of_group, _ in bound.losses for task in of_group]
-        for parameter in bound.gradients.parameters:
-            parameter.grad = bound.gradients.of([parameter])
-        bad = suspects(self._model, tasks)
-        for parameter in bound.gradients.parameters:
+    def _passes(self, program: Program, norm: float, position: BatchPosition) -> bool:
+        for parameter in program.gradients.parameters:
+            parameter.grad = program.gradients.of([parameter])
+        bad = suspects(self._model, program.tasks)
+        for parameter in program.gradients.parameters:
             parameter.grad = None
         return self._guard.passes("gradient", dict.fromkeys(bad, norm), position)
 
-    def _program(self, feed: Feed, n: int, tasks: Collection[str]) -> _Bound:
-        key = (feed, n, tuple(tasks) if feed.partly else None)
-        if key not in self._programs:
+    def _program(self, feed: Feed, n: int, n_labelled: Mapping[str, int] | None) -> _Bound:
+        key = (feed, n, None if n_labelled is None else tuple(n_labelled))
+        bound = self._programs.get(key)
+        if bound is None:
             if len(self._programs) >= _PROGRAMS:
                 self._programs.pop(next(iter(self._programs)))
-            self._programs[key] = self._bind(feed, n, tasks)
-        return self._programs[key]
+            bound = self._programs[key] = self._bind(
+                feed, n, feed.tasks if n_labelled is None else n_labelled
+            )
+        return bound
 
     @torch.no_grad()
     def _bind(self, feed: Feed, n: int, tasks: Collection[str]) -> _Bound:
+        labels = feed.labels(n)
         schedule = self._model.plan.schedule(tasks)
-        program = Program(
-            self._recipe, schedule, feed.fields(n), feed.labels(n), tasks, self._flat, self._buffers
-        )
+        program = Program(self._recipe, schedule, feed.fields(n), labels, tasks, self._flat, self._buffers)
+        is_masked = any(of.masked for of in labels.values())
+        counts = None if is_masked else cast("list[float]", program.counts.tolist())
         divisor = self._divisor if self._grad_clip else None
         update = self._optimizer.bound(self._spans(program.gradients), divisor)
-        return _Bound(program.calls, program.losses, program.gradients, update)
+        return _Bound(program, [(task, feed.dataset.name) for task in program.tasks], counts, update)
 
     def _spans(self, gradients: Gradients) -> list[Span]:
         """Return parameters that lie side by side and are always stepped together, each such run as one."""
@@ -187,16 +198,3 @@ class CompiledSteps:
                 ]
                 kinds[parameter] = (groups[parameter], *by_loader)
         return kinds
-
-
-def _loss_values(losses: Sequence[tuple[tuple[str, ...], Losses]]) -> dict[str, float]:
-    """Return each task's loss."""
-    values: dict[str, float] = {}
-    for tasks, of in losses:
-        means = of.sums / of.counts if of.masked and of.kind.reduction == "mean" else of.sums
-        found = cast("list[float]", means.tolist())
-        if not of.masked and of.kind.reduction == "mean":
-            n = of.labels_each
-            found = [value / n for value in found]
-        values.update(zip(tasks, found, strict=True))
-    return values

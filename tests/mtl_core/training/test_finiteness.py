@@ -13,7 +13,7 @@ from ..shapes import SHAPES, shape_task
 
 
 def at(step: int) -> BatchPosition:
-    return BatchPosition("shapes", epoch=step // 4, batch=step % 4, step=step)
+    return BatchPosition(("shapes",), epoch=step // 4, batch=step % 4, step=step)
 
 
 def test_what_is_finite_passes() -> None:

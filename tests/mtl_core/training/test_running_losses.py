@@ -10,9 +10,9 @@ from mtl_core.training.running_losses import RunningLosses, labelled_pairs
 
 def test_losses_are_averaged_by_labelled_example_until_the_reset() -> None:
     losses = RunningLosses("train")
-    losses.add("a", "d", 1.0, 1)
-    losses.add("a", "d", 2.0, 3)
-    losses.add("b", "d", 5.0, 4)
+    losses.add_all([("a", "d")], [1.0], [1])
+    losses.add_all([("a", "d")], [2.0], [3])
+    losses.add_all([("b", "d")], [5.0], [4])
     expected = {"a/d/train/loss": 7 / 4, "b/d/train/loss": 5.0, "model/all/train/loss": 27 / 8}
     assert losses.metrics() == expected
     losses.reset()
@@ -21,7 +21,7 @@ def test_losses_are_averaged_by_labelled_example_until_the_reset() -> None:
 
 def test_an_expected_loss_without_an_example_is_undefined() -> None:
     losses = RunningLosses("train", [("a", "d"), ("b", "d")])
-    losses.add("a", "d", 1.0, 1)
+    losses.add_all([("a", "d")], [1.0], [1])
     metrics = losses.metrics()
     assert metrics["a/d/train/loss"] == metrics["model/all/train/loss"] == 1.0
     assert math.isnan(metrics["b/d/train/loss"])

@@ -14,7 +14,7 @@ from mtl_core.training.stepping import Stepper
 
 from ..shapes import SHAPES, shape_data, shape_task
 
-AT = BatchPosition("shapes", epoch=2, batch=3, step=11)
+AT = BatchPosition(("shapes",), epoch=2, batch=3, step=11)
 
 
 class Training:
