@@ -28,6 +28,10 @@ class Output:
         """Turn what ``__call__`` gave, ``[n, …]``, into predictions ``[n]`` or ``[n, …]``."""
         return probs.argmax(dim=1)
 
+    def preds_of(self, logits: torch.Tensor) -> torch.Tensor:
+        """Turn raw outputs ``[n, …]`` into the predictions ``[n]`` or ``[n, …]`` of their probabilities or values."""
+        return self.preds(self(logits))
+
 
 class Softmax(Output):
     """Probabilities over classes along dimension 1; the prediction is the likeliest class."""
@@ -35,6 +39,30 @@ class Softmax(Output):
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         """Return probabilities ``[n, k, …]`` in [0, 1] that sum to 1 along dimension 1."""
         return torch.softmax(logits, dim=1)
+
+    def preds_of(self, logits: torch.Tensor) -> torch.Tensor:
+        """Turn logits ``[n, k, …]`` into the likeliest classes, int64 ``[n, …]``, in most cases without probabilities.
+
+        Where rounding could make equal probabilities of logits that differ, or one is not finite, they are computed.
+        """
+        if logits.ndim != 2 or logits.numel() < _FEW or not logits.is_floating_point():
+            return super().preds_of(logits)
+        highest, preds = logits.max(dim=1, keepdim=True)
+        gaps = highest - logits
+        clear = (gaps > _ROUNDING) & (gaps < torch.inf)
+        preds = preds.squeeze(1)
+        n, k = logits.shape
+        if int(clear.count_nonzero()) != n * (k - 1):
+            unclear = clear.sum(dim=1) != k - 1
+            preds[unclear] = super().preds_of(logits[unclear])
+        return preds
+
+
+_FEW = 512
+"""Of fewer logits, the probabilities are computed sooner than it is found out that they need not be."""
+
+_ROUNDING = 1e-6
+"""Logits that are further apart have different probabilities in float32, whose rounding is a tenth of that."""
 
 
 class Sigmoid(Output):

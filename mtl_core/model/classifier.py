@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
 import torch
 
 from mtl_core.data import DictDataLoader, YDict, is_labelled
-from mtl_core.model import evaluation
+from mtl_core.errors import MODULE_FAILURES
 from mtl_core.model.cut import Cut
-from mtl_core.model.devices import ClassifierConfig, call, gpus_beside, map_tensors, to_device
+from mtl_core.model.devices import ClassifierConfig
+from mtl_core.model.evaluation import Evaluation, tasks_of_labels
+from mtl_core.model.inference import KINDS, answer, evaluation_mode, fields_on, run_plan
+from mtl_core.model.joint_losses import joint_heads
 from mtl_core.model.network import TaskNetwork
 from mtl_core.model.output_dict import OutputDict
 from mtl_core.model.task_loss import example_weights, task_loss
 from mtl_core.model.weights import load_weights, save_weights
 from mtl_core.scoring.dataframes import metrics_dict_to_dataframe
 from mtl_core.scoring.scorer import Score
-from mtl_core.task import WEIGHTS, Task
-
-KINDS = ("logits", "probs", "preds")
+from mtl_core.task import Task
 
 
 class MultitaskClassifier(TaskNetwork):
@@ -91,7 +91,7 @@ class MultitaskClassifier(TaskNetwork):
         return OutputDict(fields, computed, operations)
 
     def calculate_loss(
-        self, X_dict: Mapping[str, Any], Y_dict: YDict, cut: Cut | None = None
+        self, X_dict: Mapping[str, Any], Y_dict: YDict, cut: Cut | None = None, *, jointly: bool = False
     ) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
         """Return each task's loss over its labelled examples, and how many those were.
 
@@ -101,6 +101,8 @@ class MultitaskClassifier(TaskNetwork):
             Y_dict: Labels by task name, ``[n]`` or ``[n, …]``; tasks that the model lacks are ignored.
             cut: Takes in the representation that the labelled tasks share, where the graph of the losses then begins;
                 default: the graph is whole.
+            jointly: Whether sibling linear heads may be one product and one loss, so that each task's gradient by
+                itself costs as much as that of all of them, and is 0 where others are None; default False.
 
         Returns:
             Scalar loss by task and count of labelled examples by task; a task with none appears in neither.
@@ -111,16 +113,26 @@ class MultitaskClassifier(TaskNetwork):
             TaskloomError: If the weights are not one number of at least 0 for each example.
         """
         weights = example_weights(X_dict)
-        labelled = {name: is_labelled(labels) for name, labels in Y_dict.items() if name in self.tasks}
-        labelled = {name: mask for name, mask in labelled.items() if bool(mask.any())}
-        computed = self._compute(self._fields(X_dict), labelled, cut)
-        losses = {
-            name: task_loss(
-                self.tasks[name], computed[self.plan.output_node(name)], Y_dict[name], mask, weights
-            )
-            for name, mask in labelled.items()
-        }
-        return losses, {name: int(mask.sum()) for name, mask in labelled.items()}
+        masks = {name: is_labelled(labels) for name, labels in Y_dict.items() if name in self.tasks}
+        counts = {name: n for name, mask in masks.items() if (n := int(mask.sum()))}
+        fields = self._fields(X_dict)
+        together = jointly and weights is None
+        joint = joint_heads(self, {name: Y_dict[name] for name in counts}) if together else []
+        computed = self._compute(fields, counts, cut, {node for heads in joint for node in heads.nodes})
+        found: dict[str, torch.Tensor] = {}
+        for heads in joint:
+            try:
+                values = heads.losses(fields, computed, [Y_dict[name] for name in heads.tasks])
+            except MODULE_FAILURES:
+                # One by one they say which of them it is.
+                return self.calculate_loss(X_dict, Y_dict, cut)
+            found |= zip(heads.tasks, values.unbind(), strict=True)
+        for name, n in counts.items():
+            if name not in found:
+                outputs, labels = computed[self.plan.output_node(name)], Y_dict[name]
+                labelled = masks[name] if n < len(labels) else None
+                found[name] = task_loss(self.tasks[name], outputs, labels, labelled, weights)
+        return {name: found[name] for name in counts}, counts
 
     def infer(
         self, X_dict: Mapping[str, Any], task_names: Iterable[str], kinds: Sequence[str] = KINDS
@@ -138,9 +150,12 @@ class MultitaskClassifier(TaskNetwork):
         """
         wanted = list(task_names)
         self._check_tasks(wanted)
-        with self._evaluating():
+        with evaluation_mode(self), torch.inference_mode():
             computed = self._compute(self._fields(X_dict), wanted)
-            return {name: self._predicted(name, computed, kinds) for name in wanted}
+            return {
+                name: answer(self.tasks[name].output_func, computed[self.plan.output_node(name)], kinds)
+                for name in wanted
+            }
 
     def predict(
         self,
@@ -166,8 +181,16 @@ class MultitaskClassifier(TaskNetwork):
             TaskloomError: If labels are mapped to a task that the model lacks.
         """
         kinds = ("probs", "preds") if return_preds else ("probs",)
-        predicted = evaluation.predict_split(self, dataloader, remap_labels, kinds)
-        return {kind: predicted.of_labels(kind) for kind in ("golds", *kinds)}
+        task_of = tasks_of_labels(self, dataloader.dataset.Y_dict, remap_labels)
+        with evaluation_mode(self):
+            predicted = Evaluation(self).predict(dataloader, task_of, dict.fromkeys(task_of.values(), kinds))
+        return {
+            "golds": {label: predicted.reading.golds(label).clone() for label in task_of},
+            **{
+                kind: {label: predicted.of_task(kind, task).clone() for label, task in task_of.items()}
+                for kind in kinds
+            },
+        }
 
     def evaluate(
         self,
@@ -177,7 +200,10 @@ class MultitaskClassifier(TaskNetwork):
     ) -> list[Score]:
         """Score every task on every split that carries labels for it, as :meth:`predict` predicts them.
 
-        Example weights do not count here: scores are those of the examples as they are.
+        Example weights do not count here: scores are those of the examples as they are. Where a loader gathers its
+        batches by index and every module on the tasks' paths is known to compute each row by itself in evaluation mode
+        (linear layers, normalisation, activations, embeddings; no module of one's own, none with hooks), batches are as
+        large as is quick, in the loader's order. Otherwise they are the loader's.
 
         Args:
             dataloaders: The splits.
@@ -192,11 +218,11 @@ class MultitaskClassifier(TaskNetwork):
         Raises:
             TaskloomError: As :meth:`predict`.
         """
-        return [
-            row
-            for loader in dataloaders
-            for row in evaluation.score_split(self, loader, remap_labels, with_loss)
-        ]
+        with evaluation_mode(self):
+            evaluation = Evaluation(self)
+            return [
+                row for loader in dataloaders for row in evaluation.score(loader, remap_labels, with_loss)
+            ]
 
     def score(
         self,
@@ -239,40 +265,13 @@ class MultitaskClassifier(TaskNetwork):
         load_weights(self, model_path)
 
     def _fields(self, X_dict: Mapping[str, Any]) -> dict[str, Any]:
-        return to_device({name: values for name, values in X_dict.items() if name != WEIGHTS}, self.device)
+        return fields_on(self.device, X_dict)
 
     def _compute(
-        self, fields: Mapping[str, Any], task_names: Iterable[str], cut: Cut | None = None
+        self,
+        fields: Mapping[str, Any],
+        task_names: Iterable[str],
+        cut: Cut | None = None,
+        without: Collection[int] = (),
     ) -> dict[int, Any]:
-        gpus = gpus_beside(self.device) if self.config.dataparallel else []
-        return self.plan.run(
-            fields, task_names, lambda name, inputs: call(self.module_pool[name], inputs, gpus), cut
-        )
-
-    def _predicted(self, name: str, computed: Mapping[int, Any], kinds: Sequence[str]) -> dict[str, Any]:
-        output = self.tasks[name].output_func
-        logits = map_tensors(computed[self.plan.output_node(name)], _full_precision)
-        predicted: dict[str, Any] = {"logits": logits}
-        if kinds != ("logits",):
-            predicted["probs"] = output(logits)
-        if "preds" in kinds:
-            predicted["preds"] = output.preds(predicted["probs"])
-        cpu = torch.device("cpu")
-        return {kind: to_device(predicted[kind], cpu) for kind in kinds}
-
-    @contextmanager
-    def _evaluating(self) -> Generator[None]:
-        # Each by itself: a model in training may have frozen parts that are in evaluation mode.
-        training = [module for module in self.modules() if module.training]
-        if training:
-            self.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            for module in training:
-                module.training = True
-
-
-def _full_precision(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+        return run_plan(self, fields, task_names, cut, without)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 
 from mtl_core.data import DictDataLoader, is_labelled
 from mtl_core.errors import TaskloomError
 from mtl_core.losses import Loss
+from mtl_core.model.inference import Block, Inference
+from mtl_core.model.network import TaskNetwork
+from mtl_core.model.reading import SplitReading
 from mtl_core.model.task_loss import mean_loss, task_loss
+from mtl_core.scoring.metrics import Array
 from mtl_core.scoring.scorer import NO_LABEL, Score
 from mtl_core.task import Task
 
@@ -20,23 +23,50 @@ LOSS_METRIC = "loss"
 """The metric under which a task's loss on a split is reported."""
 
 
-class Predictor(Protocol):
-    """What is evaluated: the part of a :class:`~mtl_core.MultitaskClassifier` that predicts."""
+class _Column:
+    """What was answered of one kind, batch by batch: int64 in the narrowest integers that hold it.
 
-    name: str
-    tasks: dict[str, Task]
-    remap_labels: dict[str, str | None]
+    It is one tensor from the start: small ones left over from each batch would keep the memory between them.
 
-    @property
-    def task_names(self) -> list[str]:
-        """The tasks' names."""
-        ...
+    Args:
+        rows: How many rows there will probably be.
+    """
 
-    def infer(
-        self, X_dict: Mapping[str, Any], task_names: Iterable[str], kinds: Sequence[str] = ...
-    ) -> dict[str, dict[str, Any]]:
-        """Predict a batch: for each task, by kind, tensors ``[n, …]`` on the CPU."""
-        ...
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._n = 0
+        self._values: torch.Tensor | None = None
+        self._dtype: torch.dtype | None = None
+
+    def add(self, values: torch.Tensor) -> None:
+        """Add a batch's values ``[n, …]``.
+
+        Raises:
+            TaskloomError: If a row of them has another shape than those before.
+        """
+        narrow, end = _narrowed(values), self._n + len(values)
+        if self._values is None:
+            self._dtype = values.dtype
+            self._values = narrow if end >= self._rows else narrow.new_empty(self._rows, *narrow.shape[1:])
+        elif narrow.shape[1:] != self._values.shape[1:]:
+            shapes = f"{list(self._values.shape[1:])} and {list(narrow.shape[1:])}"
+            raise TaskloomError(
+                f"a task's answers for one example differ in shape from batch to batch: {shapes}"
+            )
+        if end > len(self._values):
+            # A sampler may draw more examples than there are.
+            room = self._values.new_empty(end, *self._values.shape[1:])
+            self._values = torch.cat([self._values[: self._n], room])
+        if self._values is not narrow:
+            self._values = self._values.to(torch.promote_types(self._values.dtype, narrow.dtype))
+            self._values[self._n : end] = narrow
+        self._n = end
+
+    def of_task(self, block: Block, place: int) -> torch.Tensor:
+        """Return the values ``[n, …]`` of the task at a place in its block, in the dtype in which they came."""
+        if self._values is None:
+            return torch.empty(0)
+        return block.of_task(self._values[: self._n], place).to(self._dtype).contiguous()
 
 
 @dataclass(frozen=True)
@@ -44,24 +74,21 @@ class SplitPredictions:
     """Labels and predictions of a whole split, in its loader's order.
 
     Attributes:
-        golds: Labels ``[n, …]`` by label set.
-        by_task: By kind (``logits``, ``probs``, ``preds``), then by task: tensors ``[n, …]`` on the CPU.
-        task_of: For each label set the task along whose path it was predicted.
+        reading: The split, read to its end.
+        columns: For each task the block in which it was answered, its place there, and what was answered, by kind.
     """
 
-    golds: dict[str, torch.Tensor]
-    by_task: dict[str, dict[str, torch.Tensor]]
-    task_of: dict[str, str]
+    reading: SplitReading
+    columns: dict[str, tuple[Block, int, dict[str, _Column]]]
 
-    def of_labels(self, kind: str) -> dict[str, torch.Tensor]:
-        """Return ``golds``, ``logits``, ``probs`` or ``preds`` by label set."""
-        if kind == "golds":
-            return self.golds
-        return {label: self.by_task[kind][task] for label, task in self.task_of.items()}
+    def of_task(self, kind: str, task_name: str) -> torch.Tensor:
+        """Return ``logits``, ``probs`` or ``preds`` of a task: a tensor ``[n, …]`` on the CPU."""
+        block, place, by_kind = self.columns[task_name]
+        return by_kind[kind].of_task(block, place)
 
 
 def tasks_of_labels(
-    model: Predictor, label_names: Iterable[str], remap_labels: Mapping[str, str | None] | None
+    model: TaskNetwork, label_names: Iterable[str], remap_labels: Mapping[str, str | None] | None
 ) -> dict[str, str]:
     """Say along which task's path each label set is predicted.
 
@@ -90,78 +117,111 @@ def tasks_of_labels(
     return tasks
 
 
-def predict_split(
-    model: Predictor,
-    loader: DictDataLoader,
-    remap_labels: Mapping[str, str | None] | None,
-    kinds: Sequence[str],
-) -> SplitPredictions:
-    """Predict a split for every task that its labels are for, one forward pass for each batch.
+class Evaluation:
+    """Predicts and scores splits one after the other, while the model's weights stay as they are.
 
     Args:
-        model: Predicts.
-        loader: The split.
-        remap_labels: As for :func:`tasks_of_labels`.
-        kinds: Which of ``logits``, ``probs`` and ``preds`` to keep.
-
-    Raises:
-        TaskloomError: As :func:`tasks_of_labels`.
+        model: The model; it must be in evaluation mode.
     """
-    task_of = tasks_of_labels(model, loader.dataset.Y_dict, remap_labels)
-    task_names = list(dict.fromkeys(task_of.values()))
-    golds: dict[str, list[torch.Tensor]] = {label: [] for label in task_of}
-    parts: dict[str, dict[str, list[torch.Tensor]]] = {
-        kind: {name: [] for name in task_names} for kind in kinds
-    }
-    for X_dict, Y_dict in loader if task_of else ():
-        for name, predicted in model.infer(X_dict, task_names, kinds).items():
-            for kind in kinds:
-                parts[kind][name].append(predicted[kind])
-        for label, batches in golds.items():
-            batches.append(Y_dict[label].cpu())
-    return SplitPredictions(
-        {label: _joined(batches) for label, batches in golds.items()},
-        {kind: {name: _joined(batches) for name, batches in of.items()} for kind, of in parts.items()},
-        task_of,
-    )
+
+    def __init__(self, model: TaskNetwork) -> None:
+        self._model = model
+        self._inferences: dict[tuple[tuple[str, tuple[str, ...]], ...], Inference] = {}
+
+    def predict(
+        self, loader: DictDataLoader, task_of: Mapping[str, str], kinds: Mapping[str, tuple[str, ...]]
+    ) -> SplitPredictions:
+        """Predict a split for every task that its labels are for, one forward pass for each batch.
+
+        Args:
+            loader: The split.
+            task_of: Task by label set, as :func:`tasks_of_labels` gives it.
+            kinds: For each of the tasks, which of ``logits``, ``probs`` and ``preds`` to keep.
+        """
+        inference = self._inference(kinds)
+        rows = inference.rows_at_once(loader.dataset.X_dict)
+        reading = SplitReading(loader, task_of, rows, inference.writes)
+        columns = [{kind: _Column(len(loader.dataset)) for kind in block.kinds} for block in inference.blocks]
+        for fields in reading if task_of else ():
+            for by_kind, answered in zip(columns, inference(fields), strict=True):
+                for kind, values in answered.items():
+                    by_kind[kind].add(values)
+        return SplitPredictions(
+            reading,
+            {
+                name: (block, place, by_kind)
+                for block, by_kind in zip(inference.blocks, columns, strict=True)
+                for place, name in enumerate(block.tasks)
+            },
+        )
+
+    def score(
+        self, loader: DictDataLoader, remap_labels: Mapping[str, str | None] | None, with_loss: bool
+    ) -> list[Score]:
+        """Score every task that a split's labels are for; see :meth:`MultitaskClassifier.evaluate`.
+
+        Of what the tasks answer, only that is kept which their metrics look at, or their losses.
+        """
+        data = loader.dataset
+        task_of = tasks_of_labels(self._model, data.Y_dict, remap_labels)
+        kinds = {name: _kinds(self._model.tasks[name], with_loss) for name in task_of.values()}
+        predicted = self.predict(loader, task_of, kinds)
+        rows: list[Score] = []
+        for label, task_name in task_of.items():
+            golds, task = predicted.reading.golds(label), self._model.tasks[task_name]
+            arrays = {kind: predicted.of_task(kind, task_name) for kind in kinds[task_name]}
+            given, preds = _array(task, golds), _array(task, arrays["preds"])
+            probs = _array(task, arrays["probs"]) if "probs" in arrays else None
+            rows += task.scorer.scores(given, preds, probs, label, data.name, data.split)
+            if "logits" in arrays:
+                value, n, reason = _loss(task, arrays["logits"], golds)
+                rows.append(Score(label, data.name, data.split, LOSS_METRIC, value, n, reason))
+        return rows
+
+    def _inference(self, kinds: Mapping[str, tuple[str, ...]]) -> Inference:
+        key = tuple(kinds.items())
+        if key not in self._inferences:
+            self._inferences[key] = Inference(self._model, kinds)
+        return self._inferences[key]
 
 
-def score_split(
-    model: Predictor,
-    loader: DictDataLoader,
-    remap_labels: Mapping[str, str | None] | None,
-    with_loss: bool,
-) -> list[Score]:
-    """Score every task that a split's labels are for; see :meth:`MultitaskClassifier.evaluate`."""
-    kinds = ("logits", "probs", "preds") if with_loss else ("probs", "preds")
-    predicted = predict_split(model, loader, remap_labels, kinds)
-    data = loader.dataset
-    rows: list[Score] = []
-    for label, task_name in predicted.task_of.items():
-        golds = predicted.golds[label]
-        preds, probs = (predicted.by_task[kind][task_name].numpy() for kind in ("preds", "probs"))
-        scorer = model.tasks[task_name].scorer
-        rows += scorer.scores(golds.numpy(), preds, probs, label, data.name, data.split)
-        wants_loss = with_loss and LOSS_METRIC not in scorer.metrics
-        if wants_loss and isinstance(model.tasks[task_name].loss_func, Loss):
-            logits = predicted.by_task["logits"][task_name]
-            value, n, reason = _loss(model, task_name, logits, golds)
-            rows.append(Score(label, data.name, data.split, LOSS_METRIC, value, n, reason))
-    return rows
+def _kinds(task: Task, with_loss: bool) -> tuple[str, ...]:
+    """Return what of a task's answers its metrics look at, and its loss."""
+    # Which examples abstain is for every metric to know.
+    probs = ("probs",) if "probs" in task.scorer.inputs else ()
+    return ("preds", *probs, *(("logits",) if with_loss and _has_loss_row(task) else ()))
 
 
-def _loss(
-    model: Predictor, task_name: str, logits: torch.Tensor, golds: torch.Tensor
-) -> tuple[float, int, str | None]:
+def _array(task: Task, tensor: torch.Tensor) -> Array:
+    """Return a tensor as the task's metrics may have it."""
+    # A function of one's own may write to what it is given, which may be the dataset's own memory.
+    return tensor.numpy() if task.scorer.is_of_catalogue else tensor.numpy().copy()
+
+
+def _has_loss_row(task: Task) -> bool:
+    return LOSS_METRIC not in task.scorer.metrics and isinstance(task.loss_func, Loss)
+
+
+def _loss(task: Task, logits: torch.Tensor, golds: torch.Tensor) -> tuple[float, int, str | None]:
     # Of the split at once: batches of several sizes, or with class weights, have no mean of their means.
     labelled = is_labelled(golds)
     n = int(labelled.sum())
     if not n:
         return math.nan, 0, NO_LABEL
-    task = model.tasks[task_name]
     value = mean_loss(task, task_loss(task, logits, golds, labelled).item(), n)
     return value, n, None if math.isfinite(value) else f"the loss is {value}"
 
 
-def _joined(batches: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.cat(list(batches)) if batches else torch.empty(0)
+def _narrowed(values: torch.Tensor) -> torch.Tensor:
+    if values.dtype != torch.int64 or values.numel() < _FEW:
+        return values
+    low, high = (int(end) for end in values.aminmax())
+    for dtype in (torch.int8, torch.int16, torch.int32):
+        limits = torch.iinfo(dtype)
+        if limits.min <= low and high <= limits.max:
+            return values.to(dtype)
+    return values
+
+
+_FEW = 4_096
+"""Fewer numbers than this take little memory in any form."""

@@ -17,7 +17,7 @@ def task_loss(
     task: Task,
     outputs: Any,
     labels: torch.Tensor,
-    labelled: torch.Tensor,
+    labelled: torch.Tensor | None,
     weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return a task's loss over the labelled examples of a batch.
@@ -26,7 +26,7 @@ def task_loss(
         task: Whose loss function to call.
         outputs: What its last operation answered: a tensor ``[n, …]``, or a tuple or dict of them.
         labels: ``[n, …]``, on any device.
-        labelled: Which examples have a label, booleans ``[n]``, at least one of them true.
+        labelled: Which examples have a label, booleans ``[n]``, at least one of them true; None where all have.
         weights: One for each example, float32 ``[n]``; default: all 1.
 
     Returns:
@@ -38,7 +38,7 @@ def task_loss(
     """
     if weights is not None and not isinstance(task.loss_func, Loss):
         raise LossError(task.name, "it takes no example weights, as only the losses of the catalogue do")
-    outputs = _rows(task.name, outputs, labelled)
+    outputs = _rows(task.name, outputs, labelled, len(labels))
     labels = _chosen(labels, labelled).to(_device_of(outputs, labels.device))
     given = () if weights is None else (_chosen(weights, labelled),)
     try:
@@ -79,22 +79,22 @@ def example_weights(X_dict: Mapping[str, Any]) -> torch.Tensor | None:
     return weights
 
 
-def _rows(task_name: str, outputs: Any, labelled: torch.Tensor) -> Any:
+def _rows(task_name: str, outputs: Any, labelled: torch.Tensor | None, n: int) -> Any:
     """Return the labelled rows of every tensor in a task's outputs; single numbers stay as they are."""
 
     def of_tensor(tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.ndim:
             return tensor
-        if len(tensor) != len(labelled):
-            reason = f"its outputs need a row for each of {len(labelled)} examples, and one is of shape"
+        if len(tensor) != n:
+            reason = f"its outputs need a row for each of {n} examples, and one is of shape"
             raise LossError(task_name, f"{reason} {list(tensor.shape)}")
         return _chosen(tensor, labelled)
 
     return map_tensors(outputs, of_tensor)
 
 
-def _chosen(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return tensor if bool(rows.all()) else tensor[rows.to(tensor.device)]
+def _chosen(tensor: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    return tensor if rows is None else tensor[rows.to(tensor.device)]
 
 
 def _device_of(outputs: Any, default: torch.device) -> torch.device:

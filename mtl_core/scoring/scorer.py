@@ -104,6 +104,20 @@ class Scorer:
             raise TaskloomError(f"two metrics are named '{name}'")
         self.metrics[name] = function
 
+    @property
+    def is_of_catalogue(self) -> bool:
+        """Whether every metric is a :class:`~mtl_core.scoring.metrics.Metric`, which says what it looks at."""
+        return all(isinstance(function, Metric) for function in self.metrics.values())
+
+    @property
+    def inputs(self) -> frozenset[str]:
+        """Which of ``golds``, ``preds`` and ``probs`` the metrics look at; a plain function may look at all."""
+        return frozenset(
+            kind
+            for function in self.metrics.values()
+            for kind in (function.inputs if isinstance(function, Metric) else _Inputs._fields)
+        )
+
     def score(self, golds: Array, preds: Array | None = None, probs: Array | None = None) -> dict[str, float]:
         """Return each metric's value by name; NaN where it is undefined.
 
@@ -199,30 +213,36 @@ class Scorer:
     def _counted(self, whole: _Inputs) -> tuple[_Inputs, str]:
         """Return what metrics of labelled and predicted examples see, and why that is nothing if it is."""
         golds, preds, probs = cast("Array", whole.golds), whole.preds, whole.probs
-        given = self._given(golds)
-        counted, why_none = _any_entry(given), NO_LABEL
-        if self.abstain_label is not None and preds is not None and np.issubdtype(preds.dtype, np.integer):
-            predicted = _any_entry(preds != self.abstain_label)
-            if counted.any() and not (counted & predicted).any():
-                why_none = "every prediction abstains"
-            counted &= predicted
-        if not given.all():
+        missing = self._missing(golds)
+        some_missing = bool(np.count_nonzero(missing))
+        left_out = _in_all(missing)
+        why_none = NO_LABEL
+        if self.abstain_label is not None and preds is not None and preds.dtype.kind in "iu":
+            abstains = _in_all(preds == self.abstain_label)
+            if np.count_nonzero(abstains):
+                either = left_out | abstains
+                if either.all() and not left_out.all():
+                    why_none = "every prediction abstains"
+                left_out = either
+        if some_missing and golds.ndim > 1:
             # Of an example with several labels some may be missing; metrics know those by NaN.
-            golds = golds if golds.ndim == 1 else np.where(given, golds, np.nan)
-        if not counted.all():
+            golds = np.where(missing, np.nan, golds)
+        if np.count_nonzero(left_out):
+            counted = ~left_out
             golds = golds[counted]
             preds = None if preds is None else preds[counted]
             probs = None if probs is None else probs[counted]
         return _aligned(golds, preds, probs), why_none
 
-    def _given(self, golds: Array) -> Array:
-        """Return which entries of ``golds [n, …]`` are labels, as booleans ``[n, …]``."""
-        given: Array = np.ones(golds.shape, dtype=bool)
-        if self.abstain_label is not None:
-            given &= golds != self.abstain_label
-        if np.issubdtype(golds.dtype, np.floating):
-            given &= ~np.isnan(golds)
-        return given
+    def _missing(self, golds: Array) -> Array:
+        """Return which entries of ``golds [n, …]`` are no labels, as booleans ``[n, …]``."""
+        if self.abstain_label is None:
+            missing: Array = np.zeros(golds.shape, dtype=bool)
+        else:
+            missing = golds == self.abstain_label
+        if golds.dtype.kind == "f":
+            missing |= np.isnan(golds)
+        return missing
 
 
 def _aligned(golds: Array, preds: Array | None, probs: Array | None) -> _Inputs:
@@ -237,9 +257,9 @@ def _aligned(golds: Array, preds: Array | None, probs: Array | None) -> _Inputs:
     return _Inputs(golds, preds, probs)
 
 
-def _any_entry(which: Array) -> Array:
-    """Say for which examples any of the entries ``[n, …]`` is true, as booleans ``[n]``."""
-    return np.asarray(which.any(axis=tuple(range(1, which.ndim))))
+def _in_all(which: Array) -> Array:
+    """Say for which examples all of the entries ``[n, …]`` are true, as booleans ``[n]``."""
+    return which if which.ndim == 1 else np.asarray(which.all(axis=tuple(range(1, which.ndim))))
 
 
 def _leaves_out(function: MetricFunction) -> bool:

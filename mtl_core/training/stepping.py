@@ -124,7 +124,7 @@ def _norm(gradients: list[torch.Tensor]) -> float:
         return nn.utils.get_total_norm(gradients).item()
     foreach_norm: Any = torch._foreach_norm  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
     norms = torch.stack(cast("list[torch.Tensor]", foreach_norm(gradients)))
-    return norms.norm().item()
+    return math.sqrt(torch.dot(norms, norms).item())
 
 
 def _clip(gradients: list[torch.Tensor], most: float, norm: float) -> None:

@@ -14,6 +14,23 @@ def test_softmax_predicts_the_likeliest_class() -> None:
     assert output.has_classes
 
 
+@pytest.mark.parametrize("n", [4, 2_000])
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_softmax_predicts_from_logits_what_it_predicts_from_their_probabilities(n: int, k: int) -> None:
+    output = OUTPUTS.build("softmax")
+    torch.manual_seed(0)
+    logits = torch.randn(n, k)
+    nearly = logits[:, :1] + torch.randint(0, 3, (n, k)) * 3e-8
+    odd = logits.clone()
+    odd[torch.rand(n, k) < 0.2] = torch.inf
+    odd[torch.rand(n, k) < 0.2] = -torch.inf
+    odd[torch.rand(n, k) < 0.1] = torch.nan
+    for case in (logits, logits.round(), nearly, odd, logits * 1e30, logits.double()):
+        assert torch.equal(output.preds_of(case), output.preds(output(case)))
+    if k > 1 and n > 4:
+        assert not torch.equal(nearly.argmax(dim=1), output.preds_of(nearly))
+
+
 def test_sigmoid_decides_each_output_by_its_threshold() -> None:
     logits = torch.tensor([[0.0, 2.0], [-2.0, 0.5]])
     assert OUTPUTS.build("sigmoid").preds(torch.sigmoid(logits)).tolist() == [[0, 1], [0, 1]]

@@ -28,8 +28,12 @@ class Accuracy(Metric):
     def __call__(self, golds: Array, preds: Array, probs: Array) -> float:
         """Return the share, in [0, 1]."""
         check_same_shape(golds, preds)
-        right = (golds == preds) | ~given(golds)
-        return float(right.reshape(len(golds), -1).all(axis=1).mean())
+        right = golds == preds
+        if golds.dtype.kind == "f":
+            right |= ~given(golds)
+        if right.ndim > 1:
+            right = right.reshape(len(golds), -1).all(axis=1)
+        return np.count_nonzero(right) / len(right)
 
 
 class BalancedAccuracy(Metric):

@@ -146,3 +146,12 @@ def test_slices_of_other_examples_or_without_names_are_refused() -> None:
     for S in (np.ones(4), slices().astype([("first", int), ("overall", int)])):
         with pytest.raises(TaskloomError, match="a named column for each slice"):
             Scorer().score_slices(S, PREDS, PREDS, PROBS)
+
+
+def test_a_scorer_says_which_arrays_its_metrics_look_at() -> None:
+    assert Scorer(["accuracy", "coverage"]).inputs == {"golds", "preds"}
+    assert Scorer(["accuracy", "log_loss"]).inputs == {"golds", "preds", "probs"}
+    own = Scorer(custom_metric_funcs={"n": lambda g, p, q: len(g)})
+    assert own.inputs == {"golds", "preds", "probs"}
+    assert not own.is_of_catalogue
+    assert Scorer(["f1"]).is_of_catalogue

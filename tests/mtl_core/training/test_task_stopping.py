@@ -25,7 +25,7 @@ def test_a_task_that_has_peaked_keeps_its_best_while_the_other_goes_on() -> None
     model, heard = fit(**PER_TASK)
     assert heard.messages[1].startswith("task 'early' has peaked: early/*/valid/loss:min is")
     assert heard.messages[1].endswith("at evaluation 1")
-    assert heard.messages[1] == "back to evaluation 1; modules ['early_head'] stay as they are there"
+    assert heard.messages[2] == "back to evaluation 1; modules ['early_head'] stay as they are there"
     best, peaked, after = heard.weights[0], heard.weights[2], heard.weights[3:]
     assert not same(best, peaked, "early_head")
     for weights in [*after, module_weights(model)]:
