@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
-
-from torch import nn
-from torch.nn.modules.lazy import LazyModuleMixin
+from typing import TYPE_CHECKING
 
 from mtl_core.errors import SpecError, pointer_to
-from mtl_core.task import Task
+
+# A service's settings hold limits, and are read by processes that never need torch.
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mtl_core.task import Task
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ def count_parameters(tasks: Iterable[Task]) -> dict[str, int]:
 
 def count_numbers(module: nn.Module) -> int:
     """Return how many numbers a module's parameters and buffers hold; a layer whose size is open counts none."""
+    from torch.nn.modules.lazy import LazyModuleMixin  # noqa: PLC0415
+
     layers = [layer for layer in module.modules() if not isinstance(layer, LazyModuleMixin)]
     tensors = [(*layer.parameters(recurse=False), *layer.buffers(recurse=False)) for layer in layers]
     return sum(tensor.numel() for of_layer in tensors for tensor in of_layer)

@@ -144,23 +144,44 @@ class ExecutionPlan:
             OperationError: If an operation fails, naming it, its task and its module.
         """
         names = list(task_names)
-        shared = self._shared(names) if cut else set[int]()
+        nodes = self.schedule(names, without)
+        if cut is None:
+            return self.execute(nodes, X_dict, call)
+        shared = self._shared(names)
         ends = self._ends(names, shared)
         uncut: dict[int, Any] = {}
         outputs: dict[int, Any] = {}
-        for index in self.schedule(names, without):
-            node = self.nodes[index]
-            try:
-                read = uncut if index in shared else outputs
-                inputs = [value_of(source, X_dict, read) for source in node.sources]
-                uncut[index] = outputs[index] = call(node.module_name, inputs)
-            except MODULE_FAILURES as error:
-                task_name, op_name = self.origins[index]
-                kind = "" if isinstance(error, TaskloomError) else f"{type(error).__name__}: "
-                raise OperationError(task_name, op_name, node.module_name, f"{kind}{error}") from error
-            if cut and index in ends:
+        for index in nodes:
+            uncut[index] = outputs[index] = self._call(
+                index, X_dict, uncut if index in shared else outputs, call
+            )
+            if index in ends:
                 outputs[index] = cut.through(uncut[index])
         return outputs
+
+    def execute(
+        self, nodes: Iterable[int], X_dict: Mapping[str, Any], call: Callable[[str, list[Any]], Any]
+    ) -> dict[int, Any]:
+        """Run nodes, each after those that it reads; see :meth:`run`."""
+        outputs: dict[int, Any] = {}
+        for index in nodes:
+            outputs[index] = self._call(index, X_dict, outputs, call)
+        return outputs
+
+    def _call(
+        self,
+        index: int,
+        X_dict: Mapping[str, Any],
+        outputs: Mapping[int, Any],
+        call: Callable[[str, list[Any]], Any],
+    ) -> Any:
+        node = self.nodes[index]
+        try:
+            return call(node.module_name, [value_of(source, X_dict, outputs) for source in node.sources])
+        except MODULE_FAILURES as error:
+            task_name, op_name = self.origins[index]
+            kind = "" if isinstance(error, TaskloomError) else f"{type(error).__name__}: "
+            raise OperationError(task_name, op_name, node.module_name, f"{kind}{error}") from error
 
     def _shared(self, task_names: Sequence[str]) -> set[int]:
         """Return the nodes that two of the tasks or more need."""

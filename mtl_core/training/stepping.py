@@ -77,7 +77,7 @@ class Stepper:
             return
         self._balancer.backward(trainable, cut, self._precision.scaler.scale)
         self._gathered += 1
-        norm = self._norm = _norm(self._gradients())
+        norm = self._norm = norm_of(self._gradients())
         # With float16 an overflow may be the scaler's doing: it passes the step over then, and scales less.
         if math.isfinite(norm) or self._precision.may_overflow:
             return
@@ -96,8 +96,8 @@ class Stepper:
         if self._gathered > 1:
             for gradient in [*self._gradients(), *self._balancer_gradients()]:
                 gradient.div_(self._gathered)
-        if self._grad_clip:
-            _clip(self._gradients(), self._grad_clip, norm)
+        if self._grad_clip and norm > self._grad_clip:
+            scale(self._gradients(), self._grad_clip / (norm + 1e-6))
         scaler.step(cast("Any", self.optimizer))
         scaler.update()
         self._forget()
@@ -118,7 +118,7 @@ class Stepper:
         return [p.grad for p in self._balancer.parameters().values() if p.grad is not None]
 
 
-def _norm(gradients: list[torch.Tensor]) -> float:
+def norm_of(gradients: list[torch.Tensor]) -> float:
     """Return the norm of all gradients together."""
     if len({gradient.device for gradient in gradients}) > 1:
         return nn.utils.get_total_norm(gradients).item()
@@ -127,7 +127,6 @@ def _norm(gradients: list[torch.Tensor]) -> float:
     return math.sqrt(torch.dot(norms, norms).item())
 
 
-def _clip(gradients: list[torch.Tensor], most: float, norm: float) -> None:
-    """Scale gradients, whose norm is given, to a norm of at most ``most``."""
-    if norm > most:
-        torch._foreach_mul_(gradients, most / (norm + 1e-6))  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+def scale(gradients: list[torch.Tensor], factor: float) -> None:
+    """Multiply gradients by a factor."""
+    torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]

@@ -246,17 +246,12 @@ class Trainer:
         average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
         stopper = self._stopper(model, task_names, frozen, average)
         losses = RunningLosses(config.train_split, tasks_and_datasets)
+        precision = Precision(config.precision, model.device)
+        stepper = Stepper(model, self.optimizer, precision, guard, config.grad_clip, average, self.balancer)
+        steps = AutogradSteps(model, train_loaders, stopper, precision, guard, losses, self.balancer, stepper)
         if recipe:
             steps = CompiledSteps(
-                model, recipe, train_loaders, self.optimizer, guard, losses, config.grad_clip, average
-            )
-        else:
-            precision = Precision(config.precision, model.device)
-            stepper = Stepper(
-                model, self.optimizer, precision, guard, config.grad_clip, average, self.balancer
-            )
-            steps = AutogradSteps(
-                model, train_loaders, stopper, precision, guard, losses, self.balancer, stepper
+                model, recipe, train_loaders, self.optimizer, guard, losses, config.grad_clip, average, steps
             )
         diagnosis = None
         if config.diagnosis:
@@ -287,7 +282,9 @@ class Trainer:
             return None, slow
         try:
             check_settings(config, model, len(loaders))
-            return recipe_for(model, loaders, config.module_lrs), slow
+            recipe = recipe_for(model, loaders, config.module_lrs)
+            partly = f"autograd computes the gradients of all but heads, which is slower: {recipe.reason}"
+            return recipe, [*slow, partly] if recipe.outside else slow
         except NotCompiledError as reason:
             return None, [*slow, f"autograd computes the gradients, which is slower: {reason}"]
 

@@ -28,7 +28,8 @@ class Feed:
     Attributes:
         dataset: The split.
         tasks: The tasks that it has labels of.
-        partly: Those of them that some example has no label for.
+        others: The tasks whose loss autograd computes that it has labels of.
+        partly: Those of ``tasks`` that some example has no label for.
     """
 
     def __init__(self, loader: DictDataLoader, recipe: Recipe, buffers: Buffers, key: int) -> None:
@@ -45,6 +46,8 @@ class Feed:
         self.tasks = tuple(task for _, _, tasks in self._groups.values() for task in tasks)
         self._incomplete = {task for task in self.tasks if not bool(is_given(data.Y_dict[task]).all())}
         self.partly = {task for task in self._incomplete if not bool(is_labelled(data.Y_dict[task]).all())}
+        self.others = tuple(task for task in recipe.others if task in data.Y_dict)
+        self._outside = recipe.fields_outside or set(data.X_dict)
         sources = {source for source in recipe.sources_of(self.tasks) if isinstance(source, str)}
         self._fields = sorted(sources)
         self._loads: dict[int, list[Callable[[Any], object]]] = {}
@@ -64,6 +67,20 @@ class Feed:
         """Put a batch of ``n`` examples into the buffers."""
         for load in self._loads.get(n) or self._loads.setdefault(n, list(self._bound(n))):
             load(part)
+
+    def batch(self, part: Part) -> Batch:
+        """Return fields and labels that autograd looks at, in memory of their own."""
+        if not isinstance(part, torch.Tensor):
+            return part
+        X_dict, Y_dict = self.dataset.X_dict, self.dataset.Y_dict
+        return (
+            {name: X.index_select(0, part) for name, X in X_dict.items() if name in self._outside},
+            {task: Y_dict[task].index_select(0, part) for task in self.others},
+        )
+
+    def whole(self, part: Part) -> Batch:
+        """Return all fields and labels of a batch."""
+        return self.dataset.batch(part) if isinstance(part, torch.Tensor) else part
 
     def fields(self, n: int) -> dict[str, torch.Tensor]:
         """Return the buffers of the fields, ``[n, d]``."""

@@ -44,7 +44,8 @@ class Program:
     Args:
         recipe: What is computed.
         schedule: The nodes that the tasks need.
-        fields: The batch by field, ``[n, d]``.
+        n: How many examples the batch has.
+        values: What is computed already, ``[n, d]``: the batch by field, and what autograd computed by node.
         labels: The batch's labels by number of the group.
         tasks: The tasks that have a label in the batch.
         flat: The trained parameters.
@@ -57,13 +58,16 @@ class Program:
         counts: How many labels each has, ``[t]``.
         means: Whether the loss of each is the mean over its labels rather than their sum.
         gradients: The gradients of the parameters that the tasks depend on.
+        given: What was given as computed.
+        gradients_of_given: Where the gradients of what autograd computed are found afterwards, by node.
     """
 
     def __init__(
         self,
         recipe: Recipe,
         schedule: Sequence[int],
-        fields: Mapping[str, torch.Tensor],
+        n: int,
+        values: Mapping[Place, torch.Tensor],
         labels: Mapping[int, GroupLabels],
         tasks: Collection[str],
         flat: FlatParameters,
@@ -71,8 +75,9 @@ class Program:
     ) -> None:
         self._buffers = buffers
         self._flat = flat
-        self._values: dict[Place, torch.Tensor] = {**fields}
-        self._n = len(next(iter(fields.values())))
+        self.given = dict(values)
+        self._values = dict(values)
+        self._n = n
         self._filled: set[Place] = set()
         self.calls: list[Call] = []
         self.tasks: list[str] = []
@@ -97,10 +102,15 @@ class Program:
             self.calls += self._of_group(number, group, chosen, labels[number])
         for run in reversed(made):
             self.calls += self._backward(run)
+        self.gradients_of_given = {
+            place: self._gradient_of(place)
+            for place in self.given
+            if isinstance(place, int) and place in self._filled
+        }
 
     def _with_gradient(self, stages: Sequence[Stage]) -> set[Place]:
-        """Return the nodes whose output depends on a trained parameter."""
-        found: set[Place] = set()
+        """Return the nodes whose output may depend on a trained parameter."""
+        found: set[Place] = {place for place in self._values if isinstance(place, int)}
         for stage in stages:
             own = any(p in self._flat for layer in stage.layers for p in layer.parameters())
             if own or stage.source in found:

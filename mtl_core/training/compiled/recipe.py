@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import cast
@@ -76,12 +76,20 @@ class Recipe:
         groups: The tasks that have labels.
         widths: Numbers of an example by place.
         schedules: The nodes of each task's path.
+        outside: Whether autograd computes all but heads: there are no stages then.
+        others: Tasks whose loss autograd computes, too.
+        reason: Why autograd does.
+        fields_outside: The fields that autograd's operations read; empty if they may read any.
     """
 
     stages: dict[int, Stage] = field(default_factory=dict[int, Stage])
     groups: list[TaskGroup] = field(default_factory=list[TaskGroup])
     widths: dict[Place, int] = field(default_factory=dict[Place, int])
     schedules: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+    outside: bool = False
+    others: tuple[str, ...] = ()
+    reason: str = ""
+    fields_outside: set[str] = field(default_factory=set[str])
 
     def sources_of(self, tasks: Collection[str]) -> set[Place]:
         """Return what the stages and heads of some tasks read."""
@@ -159,37 +167,50 @@ def recipe_for(
 ) -> Recipe:
     """Return what a training computes, for a model that is in training mode already.
 
+    Where an operation is not among the known ones, linear heads at least are computed so.
+
     Args:
         model: The model.
         loaders: What it is trained on.
         rates: Learning rates by module, of those that have one of their own.
 
     Raises:
-        NotCompiledError: If it has an operation, a loss or data that are not among the known ones.
+        NotCompiledError: If no head can be computed so, or loaders or data are in the way.
     """
     tasks = [name for name in model.tasks if any(name in loader.dataset.Y_dict for loader in loaders)]
-    recipe = Recipe(schedules={task: model.plan.schedule([task]) for task in tasks})
+    widths: dict[Place, int] = {}
     for loader in loaders:
-        _check_fields(loader, recipe)
+        _check_fields(loader, widths)
     heads = linear_heads(model, tasks)
-    in_groups = {node for siblings in heads for node in siblings.nodes}
-    for node in model.plan.schedule(tasks, without=in_groups):
-        stage = _stage(model, node, recipe)
-        recipe.stages[node] = stage
-        recipe.widths[node] = stage.widths[-1]
-    grouped = {task for siblings in heads for task in siblings.tasks}
-    recipe.groups = [group for siblings in heads for group in _groups(model, siblings, rates, recipe)]
-    recipe.groups += [_alone(model, task, recipe) for task in tasks if task not in grouped]
-    ends = Counter(group.source for group in recipe.groups if group.heads is None)
-    if any(n > 1 for n in ends.values()):
-        raise NotCompiledError("two tasks have the outputs of one operation")
-    _check_parameters(recipe, model.device)
-    for loader in loaders:
-        _check_labels(loader, recipe)
+    schedules = {task: model.plan.schedule([task]) for task in tasks}
+    try:
+        recipe = Recipe(widths=dict(widths), schedules=schedules)
+        in_groups = {node for siblings in heads for node in siblings.nodes}
+        for node in model.plan.schedule(tasks, without=in_groups):
+            recipe.stages[node] = stage = _stage(model, node, recipe)
+            recipe.widths[node] = stage.widths[-1]
+        _add_groups(recipe, model, heads, rates, loaders)
+        left = [task for task in tasks if all(task not in group.tasks for group in recipe.groups)]
+        recipe.groups += [_alone(model, task, recipe, loaders) for task in left]
+        ends = Counter(group.source for group in recipe.groups if group.heads is None)
+        if any(n > 1 for n in ends.values()):
+            raise NotCompiledError("two tasks have the outputs of one operation")
+        _check_parameters(recipe, model.device)
+        _check_batch_sizes(loaders, recipe)
+    except NotCompiledError as reason:
+        recipe = Recipe(widths=widths, schedules=schedules, outside=True, reason=str(reason))
+        _add_groups(recipe, model, heads, rates, loaders)
+        grouped = {task for group in recipe.groups for task in group.tasks}
+        recipe.others = tuple(task for task in tasks if task not in grouped)
+        if not grouped:
+            raise
+        _check_parameters(recipe, model.device)
+        _check_own(recipe, model)
+        recipe.fields_outside = _fields_read(model, tasks)
     return recipe
 
 
-def _check_fields(loader: DictDataLoader, recipe: Recipe) -> None:
+def _check_fields(loader: DictDataLoader, widths: dict[Place, int]) -> None:
     data = loader.dataset
     if loader.collates_because:
         raise NotCompiledError(f"the loader of '{data.name}' collates examples: {loader.collates_because}")
@@ -197,7 +218,7 @@ def _check_fields(loader: DictDataLoader, recipe: Recipe) -> None:
         raise NotCompiledError(f"the examples of '{data.name}' have weights")
     for name, values in data.X_dict.items():
         if values.ndim == 2 and values.dtype == torch.float32:
-            width = recipe.widths.setdefault(name, values.shape[1])
+            width = widths.setdefault(name, values.shape[1])
             if width != values.shape[1]:
                 raise NotCompiledError(f"field '{name}' has another shape in '{data.name}' than elsewhere")
 
@@ -241,35 +262,46 @@ def _width(place: Place, recipe: Recipe, where: str) -> int:
     return recipe.widths[place]
 
 
-def _groups(
-    model: MultitaskClassifier, siblings: Heads, rates: dict[str, float], recipe: Recipe
-) -> Iterator[TaskGroup]:
-    """Yield siblings by what sets them apart in training."""
-    source = _place(siblings.source, f"module '{siblings.modules[0]}'")
-    apart: dict[object, list[tuple[str, Affine]]] = {}
-    for task, name in zip(siblings.tasks, siblings.modules, strict=True):
-        head = Affine(cast("nn.Linear", model.module_pool[name]))
-        if head.width(_width(source, recipe, f"module '{name}'")) is None:
-            raise NotCompiledError(f"module '{name}' does not fit its input")
-        trained = tuple(parameter.requires_grad for parameter in head.parameters())
-        apart.setdefault((_kind(model, task), trained, rates.get(name)), []).append((task, head))
-    for found in apart.values():
-        tasks, heads = zip(*found, strict=True)
-        yield TaskGroup(_kind(model, tasks[0]), siblings.width, source, tasks, heads)
+def _add_groups(
+    recipe: Recipe,
+    model: MultitaskClassifier,
+    heads: Iterable[Heads],
+    rates: dict[str, float],
+    loaders: Sequence[DictDataLoader],
+) -> None:
+    """Add siblings by what sets them apart in training, those that have a known loss and labels."""
+    for siblings in heads:
+        source = _place(siblings.source, f"module '{siblings.modules[0]}'")
+        apart: dict[object, list[tuple[str, Affine]]] = {}
+        for task, name in zip(siblings.tasks, siblings.modules, strict=True):
+            head = Affine(cast("nn.Linear", model.module_pool[name]))
+            kind = kind_of(model.tasks[task].loss_func)
+            if recipe.outside and isinstance(source, int):
+                recipe.widths.setdefault(source, head.weight.shape[1])
+            fits = head.width(recipe.widths.get(source, -1)) is not None
+            if kind and fits and not _faults(task, kind, siblings.width, loaders):
+                trained = tuple(parameter.requires_grad for parameter in head.parameters())
+                apart.setdefault((kind, trained, rates.get(name)), []).append((task, head))
+        for found in apart.values():
+            tasks, of_tasks = zip(*found, strict=True)
+            kind = kind_of(model.tasks[tasks[0]].loss_func)
+            if kind:
+                recipe.groups.append(TaskGroup(kind, siblings.width, source, tasks, of_tasks))
 
 
-def _alone(model: MultitaskClassifier, task: str, recipe: Recipe) -> TaskGroup:
+def _alone(
+    model: MultitaskClassifier, task: str, recipe: Recipe, loaders: Sequence[DictDataLoader]
+) -> TaskGroup:
     node = model.plan.output_node(task)
-    if node not in recipe.stages:
-        raise NotCompiledError(f"task '{task}' has the head of another task")
-    return TaskGroup(_kind(model, task), recipe.widths[node], node, (task,), None)
-
-
-def _kind(model: MultitaskClassifier, task: str) -> LossKind:
     kind = kind_of(model.tasks[task].loss_func)
     if kind is None:
         raise NotCompiledError(f"the loss of task '{task}' is none of plain cross-entropy, BCE and MSE")
-    return kind
+    if node not in recipe.stages:
+        raise NotCompiledError(f"the labels or the input of task '{task}' do not fit its head")
+    width = recipe.widths[node]
+    if fault := _faults(task, kind, width, loaders):
+        raise NotCompiledError(f"the labels of task '{task}' {fault}")
+    return TaskGroup(kind, width, node, (task,), None)
 
 
 def _check_parameters(recipe: Recipe, device: torch.device) -> None:
@@ -286,28 +318,44 @@ def _check_parameters(recipe: Recipe, device: torch.device) -> None:
         raise NotCompiledError("a head shares a parameter with another module")
 
 
-def _check_labels(loader: DictDataLoader, recipe: Recipe) -> None:
-    data = loader.dataset
-    for group in recipe.groups:
-        for task in group.tasks:
-            if task in data.Y_dict and (what := _fault(data.Y_dict[task], group)):
-                raise NotCompiledError(f"the labels of task '{task}' in '{data.name}' {what}")
-    by_batch = any(
-        isinstance(layer, BatchNorm) and layer.by_batch
-        for stage in recipe.stages.values()
-        for layer in stage.layers
-    )
-    size = loader.batch_size or 0
-    if by_batch and (size < 2 or (len(data) % size == 1 and not loader.drop_last)):
-        raise NotCompiledError(
-            f"a batch of '{data.name}' may have one example, of which there are no statistics"
-        )
+def _fields_read(model: MultitaskClassifier, tasks: Sequence[str]) -> set[str]:
+    """Return the fields that operations of tasks read; none if one reads all there are."""
+    sources = [source for node in model.plan.schedule(tasks) for source in model.plan.nodes[node].sources]
+    names = {source.name for source in sources if isinstance(source, FieldInput)}
+    by_name = None not in names and all(isinstance(source, FieldInput | NodeInput) for source in sources)
+    return {str(name) for name in names} if by_name else set()
 
 
-def _fault(labels: torch.Tensor, group: TaskGroup) -> str | None:
-    if not group.kind.fits(labels, group.width):
-        return "are of a form that the loss does not take"
-    if group.kind.name != "cross_entropy" or not len(labels):
-        return None
-    known = int(labels.min()) >= UNLABELLED and int(labels.max()) < group.width
-    return None if known else f"are not all classes from 0 to {group.width - 1}"
+def _check_own(recipe: Recipe, model: MultitaskClassifier) -> None:
+    """Check that heads share no parameter with what autograd looks at."""
+    heads = {id(parameter) for parameter in recipe.parameters()}
+    uses = Counter(id(p) for module in model.module_pool.values() for p in module.parameters())
+    if any(uses[parameter] > 1 for parameter in heads):
+        raise NotCompiledError("a head shares a parameter with another module")
+
+
+def _check_batch_sizes(loaders: Sequence[DictDataLoader], recipe: Recipe) -> None:
+    layers = [layer for stage in recipe.stages.values() for layer in stage.layers]
+    if not any(isinstance(layer, BatchNorm) and layer.by_batch for layer in layers):
+        return
+    for loader in loaders:
+        size, n = loader.batch_size or 0, len(loader.dataset)
+        if size < 2 or (n % size == 1 and not loader.drop_last):
+            raise NotCompiledError(
+                f"a batch of '{loader.dataset.name}' may have one example, of which there are no statistics"
+            )
+
+
+def _faults(task: str, kind: LossKind, width: int, loaders: Sequence[DictDataLoader]) -> str | None:
+    """Say why the labels of a task are none that its loss takes; None if they are."""
+    for loader in loaders:
+        labels = loader.dataset.Y_dict.get(task)
+        if labels is None:
+            continue
+        if not kind.fits(labels, width):
+            return "are of a form that the loss does not take"
+        if kind.name == "cross_entropy" and len(labels):
+            least, most = (int(of) for of in labels.aminmax())
+            if least < UNLABELLED or most >= width:
+                return f"are not all classes from 0 to {width - 1}"
+    return None

@@ -11,37 +11,43 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from mtl_core.data import DictDataLoader
 from mtl_core.model.classifier import MultitaskClassifier
+from mtl_core.model.task_loss import mean_loss
+from mtl_core.training.autograd_steps import AutogradSteps
 from mtl_core.training.averaging import WeightAverage
-from mtl_core.training.batch_schedules import Draw
 from mtl_core.training.compiled.buffers import Buffers
 from mtl_core.training.compiled.feed import Feed
 from mtl_core.training.compiled.flat_parameters import FlatParameters, Gradients
 from mtl_core.training.compiled.layers import Call
+from mtl_core.training.compiled.outside import Outside
 from mtl_core.training.compiled.program import Program
-from mtl_core.training.compiled.recipe import Recipe
+from mtl_core.training.compiled.recipe import Place, Recipe
 from mtl_core.training.finiteness import BatchPosition, FinitenessGuard, suspects
 from mtl_core.training.optimizers import Optimizer, Span
 from mtl_core.training.running_losses import RunningLosses
+from mtl_core.training.stepping import norm_of, scale
 
 _PROGRAMS = 512
 
 
 @dataclass
 class _Bound:
-    """A program with what follows it.
+    """A program with what goes before and after it.
 
     Attributes:
         program: Computes losses and gradients.
         pairs: The tasks, each with the name of the dataset.
         counts: How many labels each task has, where none is missing; None where that differs by batch.
         update: Takes the optimizer's step.
+        nodes: What autograd computes first.
     """
 
     program: Program
     pairs: list[tuple[str, str]]
     counts: list[float] | None
     update: Call
+    nodes: list[int]
 
     def losses(self) -> list[float]:
         """Return each task's loss."""
@@ -53,7 +59,7 @@ class _Bound:
 
 
 class CompiledSteps:
-    """Takes the steps of one training, each on a batch of one loader, without autograd.
+    """Takes the steps of one training, each on a batch of one loader, without autograd or with little of it.
 
     Args:
         model: What is trained.
@@ -64,6 +70,7 @@ class CompiledSteps:
         losses: Takes in the losses.
         grad_clip: Greatest norm of all gradients together; 0 for none.
         average: Takes in the weights after every step.
+        plain: Takes those steps in which an operation answers something else than one vector for each example.
 
     Attributes:
         sources: What the batch schedule draws from, in the order of the loaders.
@@ -73,12 +80,13 @@ class CompiledSteps:
         self,
         model: MultitaskClassifier,
         recipe: Recipe,
-        loaders: Sequence[Any],
+        loaders: Sequence[DictDataLoader],
         optimizer: Optimizer,
         guard: FinitenessGuard,
         losses: RunningLosses,
         grad_clip: float,
         average: WeightAverage | None,
+        plain: AutogradSteps,
     ) -> None:
         self._model = model
         self._recipe = recipe
@@ -87,16 +95,21 @@ class CompiledSteps:
         self._losses = losses
         self._grad_clip = grad_clip
         self._average = average
+        self._plain = plain
         rows = max(loader.batch_size or 1 for loader in loaders)
         self._buffers = Buffers(rows, model.device)
         self.sources = [Feed(loader, recipe, self._buffers, key) for key, loader in enumerate(loaders)]
-        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        self._flat = FlatParameters(p for p in recipe.parameters() if id(p) in trained)
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        among = {id(p) for p in trained}
+        self._flat = FlatParameters(p for p in recipe.parameters() if id(p) in among)
+        left = (p for p in trained if p not in self._flat)
+        self._outside = Outside(model, recipe, left) if recipe.outside else None
         self._kinds = self._kinds_of_parameters()
         # Clipping divides gradients by this, in the optimizer's kernel.
         self._divisor = torch.ones((), device=model.device)
         self._programs: dict[Any, _Bound] = {}
-        self._ready: tuple[_Bound, float] | None = None
+        self._ready: _Bound | None = None
+        self._is_plain = False
 
     def take_in(self, draws: Sequence[Any], position: BatchPosition) -> int:
         """Compute losses and gradients of a batch, unless a loss or the gradient is not finite.
@@ -110,44 +123,84 @@ class CompiledSteps:
         feed.load(part, n)
         n_labelled = feed.n_labelled(n) if feed.partly else None
         bound = self._program(feed, n, n_labelled)
-        for call in bound.program.calls:
+        program = bound.program
+        if self._outside and not self._outside.forward(feed, part, bound.nodes, program.given):
+            self._is_plain = True
+            return self._plain.take_in([(feed.whole(part), feed)], position)
+        for call in program.calls:
             call()
-        losses = bound.losses()
-        if not math.isfinite(sum(losses)):
-            by_task = dict(zip(bound.program.tasks, losses, strict=True))
-            if not self._guard.passes("loss", by_task, position):
-                return n
-        counts = [n] * len(losses) if n_labelled is None else [n_labelled[task] for task, _ in bound.pairs]
-        means = zip(losses, counts, bound.program.means, strict=True)
-        self._losses.add_all(bound.pairs, [of if is_mean else of / k for of, k, is_mean in means], counts)
-        gradient = bound.program.gradients.all
-        norm = math.sqrt(torch.dot(gradient, gradient))
-        if math.isfinite(norm) or self._passes(bound.program, norm, position):
-            self._ready = bound, norm
+        counts = (
+            [n] * len(bound.pairs) if n_labelled is None else [n_labelled[task] for task, _ in bound.pairs]
+        )
+        if self._add(feed, bound, counts, position):
+            self._look_at_gradients(bound, position)
         return n
 
-    def step(self, draws: Sequence[Draw]) -> None:
+    def step(self, draws: Sequence[Any]) -> None:
         """Take a step along the gradient that was taken in, if there is one."""
-        if self._ready is None:
-            return
-        (bound, norm), self._ready = self._ready, None
-        if self._grad_clip:
-            self._divisor.fill_(max(1.0, (norm + 1e-6) / self._grad_clip))
-        bound.update()
-        if self._average is not None:
-            self._average.update()
+        if self._is_plain:
+            self._is_plain = False
+            self._plain.step(draws)
+        elif self._ready is not None:
+            self._ready.update()
+            self._ready = None
+            if self._outside:
+                self._optimizer.step()
+                self._outside.forget()
+            if self._average is not None:
+                self._average.update()
 
     def close(self) -> None:
         """Give every parameter memory of its own again."""
         self._flat.release()
 
+    def _add(self, feed: Feed, bound: _Bound, counts: list[int], position: BatchPosition) -> bool:
+        """Take in the losses of a batch, and say whether all are finite."""
+        losses, tasks, pairs, means = bound.losses(), bound.program.tasks, bound.pairs, bound.program.means
+        if self._outside and (others := self._outside.losses()):
+            dataset = feed.dataset.name
+            tasks, losses = [*tasks, *others], [*losses, *(of.item() for of, _ in others.values())]
+            pairs, counts = (
+                [*pairs, *((task, dataset) for task in others)],
+                [*counts, *(k for _, k in others.values())],
+            )
+            means = [*means, *(mean_loss(self._model.tasks[task], 2.0, 2) == 2.0 for task in others)]
+        if not math.isfinite(sum(losses)):
+            by_task = dict(zip(tasks, losses, strict=True))
+            if not self._guard.passes("loss", by_task, position):
+                return False
+        by_example = zip(losses, counts, means, strict=True)
+        self._losses.add_all(pairs, [of if is_mean else of / k for of, k, is_mean in by_example], counts)
+        return True
+
+    def _look_at_gradients(self, bound: _Bound, position: BatchPosition) -> None:
+        """Get ready for a step along the gradients, if they are finite."""
+        program = bound.program
+        gradient = program.gradients.all
+        square = torch.dot(gradient, gradient).item()
+        gradients = self._outside.backward(program.gradients_of_given) if self._outside else []
+        if gradients:
+            square += norm_of(gradients) ** 2
+        norm = math.sqrt(square) if square >= 0 else math.nan
+        if not math.isfinite(norm) and not self._passes(program, norm, position):
+            return
+        if self._grad_clip:
+            divisor = max(1.0, (norm + 1e-6) / self._grad_clip)
+            self._divisor.fill_(divisor)
+            if divisor > 1 and gradients:
+                scale(gradients, 1 / divisor)
+        self._ready = bound
+
     def _passes(self, program: Program, norm: float, position: BatchPosition) -> bool:
         for parameter in program.gradients.parameters:
             parameter.grad = program.gradients.of([parameter])
-        bad = suspects(self._model, program.tasks)
+        bad = suspects(self._model, program.tasks or self._model.task_names)
         for parameter in program.gradients.parameters:
             parameter.grad = None
-        return self._guard.passes("gradient", dict.fromkeys(bad, norm), position)
+        passes = self._guard.passes("gradient", dict.fromkeys(bad, norm), position)
+        if self._outside:
+            self._outside.forget()
+        return passes
 
     def _program(self, feed: Feed, n: int, n_labelled: Mapping[str, int] | None) -> _Bound:
         key = (feed, n, None if n_labelled is None else tuple(n_labelled))
@@ -163,13 +216,23 @@ class CompiledSteps:
     @torch.no_grad()
     def _bind(self, feed: Feed, n: int, tasks: Collection[str]) -> _Bound:
         labels = feed.labels(n)
+        values: dict[Place, torch.Tensor] = {**feed.fields(n)}
+        nodes: list[int] = []
+        if self._outside:
+            # Of the other tasks it is known only later whether they have a label.
+            nodes = self._outside.nodes([*tasks, *feed.others])
+            values |= {
+                place: self._buffers.rows(("outside", place), n, [self._recipe.widths[place]])
+                for place in self._recipe.sources_of(tasks)
+                if isinstance(place, int)
+            }
         schedule = self._model.plan.schedule(tasks)
-        program = Program(self._recipe, schedule, feed.fields(n), labels, tasks, self._flat, self._buffers)
+        program = Program(self._recipe, schedule, n, values, labels, tasks, self._flat, self._buffers)
         is_masked = any(of.masked for of in labels.values())
         counts = None if is_masked else cast("list[float]", program.counts.tolist())
         divisor = self._divisor if self._grad_clip else None
         update = self._optimizer.bound(self._spans(program.gradients), divisor)
-        return _Bound(program, [(task, feed.dataset.name) for task in program.tasks], counts, update)
+        return _Bound(program, [(task, feed.dataset.name) for task in program.tasks], counts, update, nodes)
 
     def _spans(self, gradients: Gradients) -> list[Span]:
         """Return parameters that lie side by side and are always stepped together, each such run as one."""
