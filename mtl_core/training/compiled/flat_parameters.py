@@ -38,7 +38,11 @@ class FlatParameters:
         """Say whether parameters are here and lie one after the other."""
         if not all(parameter in self._starts for parameter in parameters):
             return False
-        return all(self._end(one) == self._starts[other] for one, other in pairwise(parameters))
+        return all(self.follows(parameter, other) for other, parameter in pairwise(parameters))
+
+    def follows(self, parameter: nn.Parameter, other: nn.Parameter) -> bool:
+        """Say whether a parameter lies right behind another."""
+        return self._starts[parameter] == self._end(other)
 
     def values(self, parameters: Sequence[nn.Parameter]) -> torch.Tensor:
         """Return the values ``[n]`` of consecutive parameters."""
@@ -46,8 +50,8 @@ class FlatParameters:
 
     def gradients(self, parameters: Iterable[nn.Parameter]) -> Gradients:
         """Return memory for the gradients of some parameters, side by side; all share it that ask."""
-        chosen = set(parameters)
-        return Gradients([p for p in self.parameters if p in chosen], self._gradients)
+        chosen = {self._starts[p]: p for p in parameters if p in self._starts}
+        return Gradients([chosen[start] for start in sorted(chosen)], self._gradients)
 
     def release(self) -> None:
         """Give every parameter memory of its own again."""

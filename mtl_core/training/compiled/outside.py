@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from mtl_core.model.devices import call
 from mtl_core.model.task_loss import task_loss
 from mtl_core.training.compiled.feed import Feed, Part
 from mtl_core.training.compiled.recipe import Place, Recipe
+
+_SCHEDULES_KEPT = 512
 
 
 class Outside:
@@ -31,23 +33,29 @@ class Outside:
         self._model = model
         self._parameters = list(parameters)
         self._heads = {model.plan.output_node(task) for group in recipe.groups for task in group.tasks}
+        self._schedules: dict[tuple[str, ...], list[int]] = {}
         self._computed: dict[int, Any] = {}
         self._losses: dict[str, tuple[torch.Tensor, int]] = {}
 
-    def nodes(self, tasks: Collection[str]) -> list[int]:
-        """Return the nodes that some tasks need, without heads."""
-        return self._model.plan.schedule(tasks, without=self._heads)
-
     def forward(
-        self, feed: Feed, part: Part, nodes: Sequence[int], places: Mapping[Place, torch.Tensor]
+        self, feed: Feed, part: Part, tasks: Collection[str], places: Mapping[Place, torch.Tensor]
     ) -> bool:
-        """Compute nodes, and put the outputs that heads read into places.
+        """Compute what tasks need, and put the outputs that their heads read into places.
+
+        Args:
+            feed: Has the batch.
+            part: The batch.
+            tasks: The tasks with compiled heads that have a label in the batch.
+            places: Where the heads read.
 
         Returns:
-            Whether all of them are of their places' shapes, float32 ``[n, d]``.
+            Whether all outputs are of their places' shapes, float32 ``[n, d]``.
         """
         fields, labels = feed.batch(part)
+        masks = {task: is_labelled(labels[task]) for task in feed.others}
+        counts = {task: count for task, mask in masks.items() if (count := int(mask.sum()))}
         pool = self._model.module_pool
+        nodes = self._nodes((*tasks, *counts))
         self._computed = self._model.plan.execute(
             nodes, fields, lambda name, inputs: call(pool[name], inputs)
         )
@@ -58,14 +66,18 @@ class Outside:
                     return False
                 buffer.copy_(value.detach())
         self._losses = {}
-        for task in feed.others:
-            labelled = is_labelled(labels[task])
-            if count := int(labelled.sum()):
-                output = self._computed[self._model.plan.output_node(task)]
-                some = labelled if count < len(labelled) else None
-                loss = task_loss(self._model.tasks[task], output, labels[task], some)
-                self._losses[task] = loss, count
+        for task, count in counts.items():
+            output = self._computed[self._model.plan.output_node(task)]
+            some = masks[task] if count < len(masks[task]) else None
+            self._losses[task] = task_loss(self._model.tasks[task], output, labels[task], some), count
         return True
+
+    def _nodes(self, tasks: tuple[str, ...]) -> list[int]:
+        if tasks not in self._schedules:
+            if len(self._schedules) >= _SCHEDULES_KEPT:
+                self._schedules.clear()
+            self._schedules[tasks] = self._model.plan.schedule(tasks, without=self._heads)
+        return self._schedules[tasks]
 
     def losses(self) -> Mapping[str, tuple[torch.Tensor, int]]:
         """Return the losses of the other tasks on the batch, and how many examples are labelled for each."""

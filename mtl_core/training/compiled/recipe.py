@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from typing import cast
 
@@ -64,7 +65,11 @@ class TaskGroup:
 
     def heads_of(self, tasks: Iterable[str]) -> list[Affine]:
         """Return the heads of some of the tasks, if they have any."""
-        return [self.heads[self.tasks.index(task)] for task in tasks] if self.heads else []
+        return [self._by_task[task] for task in tasks] if self.heads else []
+
+    @cached_property
+    def _by_task(self) -> dict[str, Affine]:
+        return dict(zip(self.tasks, self.heads or (), strict=True))
 
 
 @dataclass
@@ -97,20 +102,19 @@ class Recipe:
         of_stages = {self.stages[node].source for node in nodes if node in self.stages}
         return of_stages | {group.source for group in self.groups if not set(tasks).isdisjoint(group.tasks)}
 
-    def tasks_of_parameters(self) -> dict[nn.Parameter, set[str]]:
-        """Return the tasks on whose paths each parameter is."""
+    def parameters_of_tasks(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters on each task's path, those of layers and heads."""
         of_stages = {
             node: [p for layer in stage.layers for p in layer.parameters()]
             for node, stage in self.stages.items()
         }
-        found: dict[nn.Parameter, set[str]] = {}
-        for task, nodes in self.schedules.items():
-            for parameter in chain(*(of_stages.get(node, ()) for node in nodes)):
-                found.setdefault(parameter, set()).add(task)
+        found = {
+            task: list(chain(*(of_stages.get(node, ()) for node in nodes)))
+            for task, nodes in self.schedules.items()
+        }
         for group in self.groups:
             for task, head in zip(group.tasks, group.heads or (), strict=False):
-                for parameter in head.parameters():
-                    found.setdefault(parameter, set()).add(task)
+                found[task] += head.parameters()
         return found
 
     def in_order(self, groups: Iterable[ParameterGroup]) -> list[ParameterGroup]:
@@ -346,7 +350,7 @@ def _check_batch_sizes(loaders: Sequence[DictDataLoader], recipe: Recipe) -> Non
             )
 
 
-def _faults(task: str, kind: LossKind, width: int, loaders: Sequence[DictDataLoader]) -> str | None:
+def _faults(task: str, kind: LossKind, width: int, loaders: Iterable[DictDataLoader]) -> str | None:
     """Say why the labels of a task are none that its loss takes; None if they are."""
     for loader in loaders:
         labels = loader.dataset.Y_dict.get(task)

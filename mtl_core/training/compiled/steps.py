@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, cast
 
 import torch
@@ -33,21 +32,19 @@ _PROGRAMS = 512
 
 @dataclass
 class _Bound:
-    """A program with what goes before and after it.
+    """A program with what goes with it.
 
     Attributes:
         program: Computes losses and gradients.
         pairs: The tasks, each with the name of the dataset.
         counts: How many labels each task has, where none is missing; None where that differs by batch.
         update: Takes the optimizer's step.
-        nodes: What autograd computes first.
     """
 
     program: Program
     pairs: list[tuple[str, str]]
     counts: list[float] | None
     update: Call
-    nodes: list[int]
 
     def losses(self) -> list[float]:
         """Return each task's loss."""
@@ -124,7 +121,7 @@ class CompiledSteps:
         n_labelled = feed.n_labelled(n) if feed.partly else None
         bound = self._program(feed, n, n_labelled)
         program = bound.program
-        if self._outside and not self._outside.forward(feed, part, bound.nodes, program.given):
+        if self._outside and not self._outside.forward(feed, part, program.tasks, program.given):
             self._is_plain = True
             return self._plain.take_in([(feed.whole(part), feed)], position)
         for call in program.calls:
@@ -217,10 +214,7 @@ class CompiledSteps:
     def _bind(self, feed: Feed, n: int, tasks: Collection[str]) -> _Bound:
         labels = feed.labels(n)
         values: dict[Place, torch.Tensor] = {**feed.fields(n)}
-        nodes: list[int] = []
         if self._outside:
-            # Of the other tasks it is known only later whether they have a label.
-            nodes = self._outside.nodes([*tasks, *feed.others])
             values |= {
                 place: self._buffers.rows(("outside", place), n, [self._recipe.widths[place]])
                 for place in self._recipe.sources_of(tasks)
@@ -232,32 +226,39 @@ class CompiledSteps:
         counts = None if is_masked else cast("list[float]", program.counts.tolist())
         divisor = self._divisor if self._grad_clip else None
         update = self._optimizer.bound(self._spans(program.gradients), divisor)
-        return _Bound(program, [(task, feed.dataset.name) for task in program.tasks], counts, update, nodes)
+        return _Bound(program, [(task, feed.dataset.name) for task in program.tasks], counts, update)
 
     def _spans(self, gradients: Gradients) -> list[Span]:
         """Return parameters that lie side by side and are always stepped together, each such run as one."""
-        spans: list[Span] = []
-        places = enumerate(self._flat.parameters)
-        chosen = [(place, parameter) for place, parameter in places if parameter in gradients]
-        runs = groupby(enumerate(chosen), lambda of: (of[1][0] - of[0], self._kinds[of[1][1]]))
-        for _, run in runs:
-            parameters = [parameter for _, (_, parameter) in run]
-            spans.append(Span(parameters, self._flat.values(parameters), gradients.span(parameters)))
-        return spans
+        runs: list[list[nn.Parameter]] = []
+        for parameter in gradients.parameters:
+            last = runs[-1][-1] if runs else None
+            goes_on = last is not None and self._flat.follows(parameter, last)
+            if last is not None and goes_on and self._kinds[parameter] == self._kinds[last]:
+                runs[-1].append(parameter)
+            else:
+                runs.append([parameter])
+        return [Span(run, self._flat.values(run), gradients.span(run)) for run in runs]
 
     def _kinds_of_parameters(self) -> dict[nn.Parameter, object]:
         """Return by parameter what two have in common that are always stepped together, in one group."""
-        groups = {
-            parameter: (number, self._optimizer.n_steps(parameter))
-            for number, group in enumerate(self._optimizer.param_groups)
-            for parameter in group["params"]
-        }
+        always: dict[nn.Parameter, list[int]] = {parameter: [] for parameter in self._flat.parameters}
+        sometimes: dict[nn.Parameter, list[tuple[int, str]]] = {p: [] for p in always}
+        of_tasks = self._recipe.parameters_of_tasks()
+        for number, feed in enumerate(self.sources):
+            for task in feed.tasks:
+                for parameter in of_tasks[task]:
+                    if parameter not in always:
+                        continue
+                    if task in feed.partly:
+                        sometimes[parameter].append((number, task))
+                    elif number not in always[parameter][-1:]:
+                        always[parameter].append(number)
         kinds: dict[nn.Parameter, object] = {}
-        for parameter, tasks in self._recipe.tasks_of_parameters().items():
-            if parameter in self._flat:
-                by_loader = [
-                    not tasks.isdisjoint(set(feed.tasks) - feed.partly) or frozenset(tasks & feed.partly)
-                    for feed in self.sources
-                ]
-                kinds[parameter] = (groups[parameter], *by_loader)
+        for number, group in enumerate(self._optimizer.param_groups):
+            for parameter in group["params"]:
+                if parameter in always:
+                    whole = tuple(always[parameter])
+                    partly = tuple(of for of in sometimes[parameter] if of[0] not in whole)
+                    kinds[parameter] = number, self._optimizer.n_steps(parameter), whole, partly
         return kinds
