@@ -6,11 +6,17 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 # Narrows the test suite, and runs it in one process: make unit PYTEST_ARGS="-n 0 -k circle -x"
 PYTEST_ARGS ?=
+# The benchmarks that `make bench` runs, by their files in benchmarks/.
+BENCH ?= training side_by_side many_tasks start_up gpu balancing batch_gather ingest larger_than_memory
+BENCH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_VENV := .venv-bench
+BENCH_READY := $(BENCH_VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+BENCH_PIP := $(BENCH_VENV)/bin/python -m pip --disable-pip-version-check
 # A person sees pip's progress, a log only its complaints.
 QUIET := $$([ -t 2 ] || echo --quiet)
 
@@ -56,8 +62,17 @@ unit: export PYTHONDONTWRITEBYTECODE =
 unit: $(READY) ## The test suite alone; PYTEST_ARGS="-k name" narrows it.
 	$(BIN)/pytest -n 3 --dist loadscope $(PYTEST_ARGS)
 
-bench: $(READY) ## Run every benchmark in benchmarks/.
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+# Snorkel trains in the same versions of Python and PyTorch, in an environment of its own.
+$(BENCH_READY): constraints.txt
+	@rm -f $@
+	@echo "Installing Snorkel, which the benchmarks compare with, into $(BENCH_VENV)."
+	@$(PYTHON) -m venv --clear $(BENCH_VENV)
+	@$(BENCH_PIP) install $(QUIET) -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	  snorkel==0.10.0 "$$($(BIN)/python -c 'import torch; print("torch==" + torch.__version__)')"
+	@touch $@
+
+bench: $(READY) $(BENCH_READY) ## Run the benchmarks; BENCH="training gpu" names some, BENCH_ARGS="--rounds 1" goes to them.
+	@set -e; for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(BENCH_ARGS); done
 
 format: $(READY) ## Put the code into the house format.
 	$(BIN)/ruff format .
@@ -80,5 +95,5 @@ lock: $(READY) ## Write the versions installed now to constraints.txt.
 image: ## Build the container image taskloom:latest (CPU); TORCH_INDEX= takes the CUDA build.
 	docker build $(if $(filter file,$(origin TORCH_INDEX)),,--build-arg TORCH_INDEX=$(TORCH_INDEX)) -t taskloom:latest .
 
-clean: ## Remove .venv and caches; data/ stays.
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
+clean: ## Remove .venv, .venv-bench and caches; data/ stays.
+	rm -rf $(VENV) $(BENCH_VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from mtl_core.building.tasks import Limits
+from mtl_core.building.budget import Limits
 
 _MIB = 2**20
 
@@ -68,6 +68,10 @@ class Settings(BaseSettings):
 
     worker_slots: Annotated[int, Field(ge=1, le=256)] = 1
     """Runs that one worker trains side by side."""
+    training_threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads that one training computes with; 0: one where `worker_slots` is above 1, else every core that the
+    worker may use. Where several workers share a machine, 1 is best: threads beyond the cores slow each other many
+    times."""
     lease_seconds: Annotated[float, Field(gt=0, le=3600)] = 15.0
     """How long a worker may be silent before its runs are given to another."""
     poll_seconds: Annotated[float, Field(gt=0, le=60)] = 0.25

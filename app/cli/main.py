@@ -83,7 +83,7 @@ def serve(
     On an address that other machines reach, the server starts only with `TASKLOOM_ALLOW_OPEN=true`: it has no API keys
     yet, so whoever reaches it may do anything.
     """
-    # Imported here, as whatever else reaches torch, which takes seconds: so --help comes at once.
+    # Imported here, as whatever else takes a while to import: so --help comes at once.
     from app.cli.server import run_server  # noqa: PLC0415
     from app.logs import configure_logs  # noqa: PLC0415
 

@@ -10,9 +10,11 @@ import threading
 
 import typer
 import uvicorn
+from fastapi import FastAPI
 
+from app.cli.front import Front
+from app.imports import import_for_good
 from app.logs import get_logger
-from app.main import create_app
 from app.settings import Settings
 
 log = get_logger(__name__)
@@ -61,8 +63,19 @@ def run_server(settings: Settings, *, with_worker: bool) -> None:
     listener = _listen(settings)
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def load() -> FastAPI:
+        import_for_good("app.main")
+        from app.main import create_app  # noqa: PLC0415 - it imports torch, which takes seconds
+
+        return create_app(settings)
+
+    def give_up() -> None:
+        server.should_exit = True
+
+    front = Front(load, give_up)
     server = uvicorn.Server(
-        uvicorn.Config(create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=10)
+        uvicorn.Config(front, log_config=None, access_log=False, timeout_graceful_shutdown=10)
     )
     # uvicorn raises the signal that stopped it once more when it is done; it must not end us before the worker.
     signal.signal(signal.SIGTERM, lambda _number, _frame: None)
@@ -75,7 +88,7 @@ def run_server(settings: Settings, *, with_worker: bool) -> None:
     finally:
         if worker:
             worker.stop()
-    if not server.started:
+    if front.has_failed or not server.started:
         raise typer.Exit(3)
 
 

@@ -1,4 +1,4 @@
-"""Who may train a run: claims, heartbeats and reports, each fenced by the number of the claim.
+"""Who may train a run: claims, heartbeats, reports and ends without a result, each fenced by the number of the claim.
 
 A run is claimed by one update of its own row, which raises the row's fence. Every later write of the claimant asks for
 that fence, so a worker that lost its lease finds no row to write to, even if it wakes up long after.
@@ -131,6 +131,28 @@ def hand_back(session: Session, claim: Claim) -> None:
     run.attempt -= 1
     run.worker = run.lease_until = None
     events.append(session, run.id, [status_event(run)])
+
+
+def fail(session: Session, claim: Claim, reason: str) -> None:
+    """End a run that failed, or that was being cancelled when it did.
+
+    Raises:
+        LeaseLostError: If the run is no longer the claimant's.
+    """
+    run = held(session, claim)
+    if run.status == "cancelling":
+        end(session, run, "cancelled")
+    else:
+        end(session, run, "failed", reason)
+
+
+def stop_cancelled(session: Session, claim: Claim) -> None:
+    """End a run that was stopped because it was cancelled.
+
+    Raises:
+        LeaseLostError: If the run is no longer the claimant's.
+    """
+    end(session, held(session, claim), "cancelled")
 
 
 def _write(session: Session, claim: Claim, **values: Any) -> str:

@@ -269,28 +269,6 @@ def finish_scoring(session: Session, claim: Claim, scores: Sequence[Score]) -> N
     end(session, run, "succeeded")
 
 
-def fail(session: Session, claim: Claim, reason: str) -> None:
-    """End a run that failed, or that was being cancelled when it did.
-
-    Raises:
-        LeaseLostError: If the run is no longer the claimant's.
-    """
-    run = lease.held(session, claim)
-    if run.status == "cancelling":
-        end(session, run, "cancelled")
-    else:
-        end(session, run, "failed", reason)
-
-
-def stop_cancelled(session: Session, claim: Claim) -> None:
-    """End a run that was stopped because it was cancelled.
-
-    Raises:
-        LeaseLostError: If the run is no longer the claimant's.
-    """
-    end(session, lease.held(session, claim), "cancelled")
-
-
 def job_of(run: Run) -> Job:
     """Return what a run is to do."""
     return Job.model_validate(run.job)

@@ -43,15 +43,17 @@ class Keeper:
         self._seen: dict[str, Hashable] = {}
         self._memories: dict[str, step.Memory] = {}
 
-    def advance(self) -> None:
-        """Do the next step of every search of which there is news."""
+    def advance(self) -> bool:
+        """Do the next step of every search of which there is news; say whether there was any."""
         with self._db.read() as session:
             seen = _glances(session)
-        for run_id in [run_id for run_id, glance in seen.items() if self._seen.get(run_id) != glance]:
+        news = [run_id for run_id, glance in seen.items() if self._seen.get(run_id) != glance]
+        for run_id in news:
             if not self._step(run_id):
                 del seen[run_id]
         self._seen = seen
         self._memories = {run_id: self._memories.get(run_id, step.Memory()) for run_id in seen}
+        return bool(news)
 
     def _step(self, run_id: str) -> bool:
         try:

@@ -1,4 +1,8 @@
-"""The worker: claims runs by lease, trains each in a child process, and outlives whatever happens there."""
+"""The worker: claims runs by lease, trains each in a child process, and outlives whatever happens there.
+
+This process imports no torch. What does is forked from a server process that has imported it once, so that a small run
+starts at once: each training, and the caretaker.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +22,13 @@ from ulid import ULID
 
 from app.db.session import Database
 from app.logs import get_logger
-from app.runs import lease, service
+from app.runs import lease
 from app.runs.lease import Claim, LeaseLostError
-from app.searches.keeper import Keeper
 from app.settings import Settings
-from app.storage.artifacts import ArtifactStore
-from app.storage.encoders import SentenceEncoders
-from app.worker import housekeeping
-from app.worker.training import execute
+from app.worker.caretaker import Caretaker
 
 log = get_logger(__name__)
 
-_HOUSEKEEPING_SECONDS = 600.0
 _STOP_SECONDS = 5.0
 
 
@@ -55,66 +54,61 @@ class Supervisor:
         self.settings = settings
         self.name = f"{socket.gethostname()}-{os.getpid()}-{str(ULID())[-6:]}"
         self._db = Database(settings.resolved_database_url)
-        self._store = ArtifactStore(settings.artifacts_dir)
-        encoders = SentenceEncoders(settings.sentence_encoders)
-        self._searches = Keeper(self._db, self._store, encoders, settings.limits)
         self._children: list[_Child] = []
         self._stopping = threading.Event()
-        self._housekept = 0.0
-        # A server process that has torch loaded forks each child from itself: a small run starts at once.
+        # Written to when it is to stop, so that no wait outlasts that.
+        self._woken, self._wake = os.pipe()
         self._context = multiprocessing.get_context("forkserver")
-        # The first optimizer imports torch._dynamo, which takes seconds.
-        self._context.set_forkserver_preload(["app.worker.training", "torch._dynamo"])
+        self._context.set_forkserver_preload(["app.worker.warm"])
 
     def stop(self) -> None:
         """Have :meth:`run` give its runs back and return; safe in a signal handler and from other threads."""
         self._stopping.set()
+        os.write(self._wake, b"!")
 
     def run(self) -> None:
-        """Claim and supervise runs until :meth:`stop`."""
-        self._warm_up()
-        log.info("worker started", worker=self.name, slots=self.settings.worker_slots)
+        """Claim and supervise runs until :meth:`stop`.
+
+        Raises:
+            RuntimeError: If what trainings need cannot be imported.
+        """
+        caretaker = Caretaker(self.settings, self._context)
+        # A first run's lease may not last as long as the server process takes to import what it preloads.
+        wait([*caretaker.news, self._woken])
+        if not caretaker.listen():
+            raise RuntimeError("what trainings need cannot be loaded: the trace above says why")
+        if not self._stopping.is_set():
+            log.info("worker started", worker=self.name, slots=self.settings.worker_slots)
         while not self._stopping.is_set():
             try:
-                self._step()
+                self._step(caretaker)
             except OperationalError as error:
                 log.warning("database unavailable", error=str(error))
                 self._stopping.wait(1.0)
         self._drain()
+        caretaker.stop()
         self._db.dispose()
         log.info("worker stopped", worker=self.name)
 
-    def _warm_up(self) -> None:
-        """Wait until the server process has imported what it preloads: a first run's lease may not last as long."""
-        process = self._context.Process(target=_do_nothing, name="warm-up")
-        process.start()
-        process.join()
-        process.close()
-
-    def _step(self) -> None:
+    def _step(self, caretaker: Caretaker) -> None:
         for child in list(self._children):
             if child.process.is_alive():
                 self._attend(child)
             else:
                 self._bury(child)
-        self._searches.advance()
+                caretaker.tell()
+        caretaker.keep()
         while len(self._children) < self.settings.worker_slots and self._start_next():
             pass
-        if not self._children and time.monotonic() - self._housekept > _HOUSEKEEPING_SECONDS:
-            housekeeping.clean(self._db, self._store)
-            self._housekept = time.monotonic()
         sentinels = [child.process.sentinel for child in self._children]
-        if sentinels:
-            wait(sentinels, timeout=self.settings.poll_seconds)
-        else:
-            self._stopping.wait(self.settings.poll_seconds)
+        wait([*sentinels, *caretaker.news, self._woken], timeout=self.settings.poll_seconds)
 
     def _start_next(self) -> bool:
         with self._db.write() as session:
             claim = lease.claim(session, self.name, self.settings.lease_seconds, self.settings.max_attempts)
         if claim is None:
             return False
-        process = self._context.Process(target=execute, args=(self.settings, claim), name=claim.run)
+        process = self._context.Process(target=_train, args=(self.settings, claim), name=claim.run)
         process.start()
         self._children.append(_Child(claim, process))
         log.info("run claimed", run_id=claim.run, attempt=claim.attempt, pid=process.pid)
@@ -146,7 +140,7 @@ class Supervisor:
         try:
             with self._db.write() as session:
                 reason = _cause_of_death(child.process.exitcode)
-                service.fail(session, child.claim, reason)
+                lease.fail(session, child.claim, reason)
             log.error("training process died", run_id=child.claim.run, reason=reason)
         except LeaseLostError:
             log.info("run over", run_id=child.claim.run)
@@ -197,8 +191,10 @@ def run_worker(settings: Settings, *, stop_on_stdin_close: bool = False) -> None
     supervisor.run()
 
 
-def _do_nothing() -> None:
-    pass
+def _train(settings: Settings, claim: Claim) -> None:
+    from app.worker.training import execute  # noqa: PLC0415 - it imports torch, which the server process has
+
+    execute(settings, claim)
 
 
 def _kill(process: ForkServerProcess) -> None:

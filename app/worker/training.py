@@ -33,6 +33,7 @@ from app.runs.verdict import bootstrap_of
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore, DamagedArtifactError
 from app.storage.encoders import SentenceEncoders
+from app.worker.cores import usable_cores
 from app.worker.loading import SplitLoader
 from mtl_core import (
     DictDataLoader,
@@ -70,7 +71,7 @@ def execute(settings: Settings, claim: Claim) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
     _offer_to_oom_killer()
-    torch.set_num_threads(_threads(settings))
+    torch.set_num_threads(threads_of(settings))
     db = Database(settings.resolved_database_url)
     with structlog.contextvars.bound_contextvars(run_id=claim.run):
         try:
@@ -78,7 +79,7 @@ def execute(settings: Settings, claim: Claim) -> None:
         except LeaseLostError:
             log.warning("lease lost, stopping")
         except RunCancelledError:
-            _end(settings, db, lambda s: service.stop_cancelled(s, claim))
+            _end(settings, db, lambda s: lease.stop_cancelled(s, claim))
         except (TaskloomError, Problem, DamagedArtifactError) as error:
             _fail(settings, db, claim, str(error))
         except (MemoryError, torch.OutOfMemoryError) as error:
@@ -306,9 +307,14 @@ class _Reporter(FitListener):
         return 0.0 if self._is_over else round((now.n_steps - now.step) * step_seconds, 2)
 
 
-def _threads(settings: Settings) -> int:
-    """Share the cores among the slots, one left to the server: threads beyond the cores slow each other many times."""
-    return max(1, ((os.cpu_count() or 1) - 1) // settings.worker_slots)
+def threads_of(settings: Settings) -> int:
+    """Return how many CPU threads a training computes with.
+
+    Trainings side by side that have several threads each wait for one another at every operation, which makes them many
+    times slower than with one; so one thread is the default there, and every core where a training is alone.
+    """
+    alone = usable_cores() if settings.worker_slots == 1 else 1
+    return settings.training_threads or alone
 
 
 def _warn_of_untrained(
@@ -330,7 +336,7 @@ def _warn_of_untrained(
 
 def _fail(settings: Settings, db: Database, claim: Claim, reason: str) -> None:
     log.warning("run failed", reason=reason)
-    _end(settings, db, lambda s: service.fail(s, claim, reason))
+    _end(settings, db, lambda s: lease.fail(s, claim, reason))
 
 
 def _end(settings: Settings, db: Database, write: Callable[[Session], T]) -> T | None:

@@ -70,6 +70,35 @@ def test_a_database_is_migrated_on_demand_and_may_go_away_for_a_while(
         server.stop()
 
 
+def test_a_server_is_up_before_torch_is_loaded_and_says_why_it_cannot_be(tmp_path: Path) -> None:
+    env = _with_broken_torch(
+        tmp_path,
+        f"""
+import pathlib, time
+while not pathlib.Path({str(tmp_path / "go on")!r}).exists():
+    time.sleep(0.01)
+""",
+    )
+    server = ServerProcess("--no-worker", env=env, log=tmp_path / "log")
+    try:
+        url = server.logged("serving")["url"]
+        assert _status(f"{url}/healthz") == 200
+        check_problem(httpx.get(f"{url}/readyz", timeout=10))
+        (tmp_path / "go on").touch()
+        server.process.wait(30)
+    finally:
+        server.stop()
+    assert server.process.returncode == 3
+    assert "torch is broken" in server.lines("the server cannot start")[0]["exception"]
+
+
+def test_a_worker_that_cannot_load_torch_ends(tmp_path: Path) -> None:
+    ended = run_command("worker", env=_with_broken_torch(tmp_path))
+    assert ended.returncode == 1
+    assert "torch is broken" in ended.stderr
+    assert "worker started" not in ended.stderr
+
+
 def test_crashes_of_the_worker_and_of_the_server_lose_nothing(tmp_path: Path) -> None:
     env = environment(tmp_path / "data")
     server = ServerProcess(env=env, log=tmp_path / "log-1")
@@ -116,6 +145,13 @@ def test_the_log_is_json_line_by_line_and_carries_no_stack_trace_of_a_clients_fa
     assert len(lines) == len(text)
     assert all({"event", "level", "timestamp", "logger"} <= line.keys() for line in lines)
     assert all("request_id" in line for line in lines if line["event"] == "request")
+
+
+def _with_broken_torch(folder: Path, first: str = "") -> dict[str, str]:
+    """Return the environment of a process that finds a torch that cannot be imported."""
+    (folder / "modules").mkdir()
+    (folder / "modules" / "torch.py").write_text(f"{first}\nraise ImportError('torch is broken')\n")
+    return environment(folder / "data") | {"PYTHONPATH": str(folder / "modules")}
 
 
 def _status(url: str) -> int:

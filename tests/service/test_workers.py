@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 from tests.service.client import Api
 from tests.service.conftest import Service
 from tests.service.processes import until
@@ -64,6 +67,15 @@ def test_a_worker_that_is_stopped_hands_its_run_back(service: Service, shapes: S
     statuses = [e["data"]["status"] for e in api.events(run) if e["event"] == "status"]
     assert statuses == ["queued", "running", "queued", "running", "succeeded"]
     assert_scored_once(api, run)
+
+
+def test_a_killed_caretaker_is_replaced(service: Service) -> None:
+    worker = service.workers[-1]
+    worker.logged("worker started")
+    first = worker.lines("caretaker started")[-1]["pid"]
+    os.kill(first, signal.SIGKILL)
+    worker.logged("caretaker died, starting another", exit_code=-signal.SIGKILL)
+    until(lambda: worker.lines("caretaker started")[-1]["pid"] != first, "another caretaker")
 
 
 def assert_scored_once(api: Api, run: str) -> None:

@@ -199,6 +199,8 @@ def recipe_for(
         ends = Counter(group.source for group in recipe.groups if group.heads is None)
         if any(n > 1 for n in ends.values()):
             raise NotCompiledError("two tasks have the outputs of one operation")
+        if not any(parameter.requires_grad for parameter in recipe.parameters()):
+            raise NotCompiledError("no layer that is known is trained")
         _check_parameters(recipe, model.device)
         _check_batch_sizes(loaders, recipe)
     except NotCompiledError as reason:
@@ -206,7 +208,7 @@ def recipe_for(
         _add_groups(recipe, model, heads, rates, loaders)
         grouped = {task for group in recipe.groups for task in group.tasks}
         recipe.others = tuple(task for task in tasks if task not in grouped)
-        if not grouped:
+        if not any(parameter.requires_grad for parameter in recipe.parameters()):
             raise
         _check_parameters(recipe, model.device)
         _check_own(recipe, model)

@@ -103,8 +103,8 @@ def test_a_silent_workers_run_goes_to_another_and_the_silent_one_is_fenced_off(d
         for action in (
             lambda s: lease.renew(s, mine, LONG),
             lambda s: lease.report(s, mine, {"step": 1}, [Event("log", {"message": "late"})]),
-            lambda s: service.fail(s, mine, "late"),
-            lambda s: service.stop_cancelled(s, mine),
+            lambda s: lease.fail(s, mine, "late"),
+            lambda s: lease.stop_cancelled(s, mine),
             lambda s: service.finish_scoring(s, mine, []),
             lambda s: lease.hand_back(s, mine),
         ):
@@ -184,7 +184,7 @@ def test_a_run_that_ended_is_nobodys(db: Database) -> None:
     queue(db, "a")
     mine = claimed(db)
     with db.write() as session:
-        service.fail(session, mine, "on purpose")
+        lease.fail(session, mine, "on purpose")
     run_out(db, "a")
     assert claim(db, "other") is None
     with pytest.raises(LeaseLostError), db.write() as session:

@@ -128,7 +128,7 @@ class World:
 
     def fail(self, claim: Claim) -> None:
         with self.db.write() as session:
-            service.fail(session, claim, "it would not train")
+            lease.fail(session, claim, "it would not train")
 
     def call(self, rule: Callable[..., None], run: str) -> None:
         with self.db.write() as session:
@@ -142,7 +142,7 @@ class World:
             for epoch in range(1, trainer["n_epochs"] + 1):
                 if self.log(claim, epoch, value * epoch) == "cancelling":
                     with self.db.write() as session:
-                        service.stop_cancelled(session, claim)
+                        lease.stop_cancelled(session, claim)
                     break
             else:
                 self.finish(claim, value * trainer["n_epochs"])
@@ -256,7 +256,7 @@ def test_a_search_is_cancelled_with_its_trials_and_resumed_with_them(world: Worl
     statuses = {trial.run: trial.status for trial in world.found(run).trials}
     assert sorted(statuses.values()) == ["cancelled", "cancelled", "cancelling", "succeeded"]
     with world.db.write() as session:
-        service.stop_cancelled(session, claims[1][0])
+        lease.stop_cancelled(session, claims[1][0])
     world.keeper.advance()
     assert world.row(run).status == "cancelled"
     with world.db.read() as session:
@@ -288,7 +288,7 @@ def test_what_trains_still_when_the_time_is_over_is_stopped(world: World) -> Non
     world.keeper.advance()
     assert world.row(second[0].run).status == "cancelling"
     with world.db.write() as session:
-        service.stop_cancelled(session, second[0])
+        lease.stop_cancelled(session, second[0])
     world.keeper.advance()
     assert world.row(run).status == "succeeded"
     best, last = world.found(run).best, world.found(run).trials[-1]

@@ -349,6 +349,14 @@ def test_an_operation_that_loses_rows_is_an_error_that_names_the_task() -> None:
         fit(MultitaskClassifier([task], device="cpu"), [DictDataLoader(dataset, batch_size=BATCH)], "auto")
 
 
+def test_frozen_heads_on_an_unknown_network_are_left_to_autograd() -> None:
+    model, loaders = build(PLAN, opaque=True)
+    frozen = {"frozen_modules": ["h0", "h1", "h2"]}
+    outcome = fit(model, loaders, "auto", **frozen)
+    assert not (outcome.was_compiled or outcome.has_compiled_heads)
+    assert same(outcome, fit(*build(PLAN, opaque=True), "off", **frozen))
+
+
 class Mean(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean(dim=1)

@@ -1,0 +1,88 @@
+"""The server's front, which answers while the application behind it is loaded: torch takes seconds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from app.http.errors import problem_response
+from app.http.middleware import RequestMiddleware
+from app.logs import get_logger
+from app.problems import NotReady
+
+log = get_logger(__name__)
+
+
+class Front:
+    """An ASGI application that becomes another one, which it loads in a thread once it is started itself.
+
+    Until then ``GET /healthz`` says that the process is up, ``GET /readyz`` that it is not ready (503), and any other
+    request waits.
+
+    Args:
+        load: Imports and returns the application.
+        give_up: Called when the application cannot be loaded or started, to have the server stop.
+    """
+
+    def __init__(self, load: Callable[[], FastAPI], give_up: Callable[[], None]) -> None:
+        self._load = load
+        self._give_up = give_up
+        self._app: FastAPI | None = None
+        self._early = RequestMiddleware(self._answer_early)
+        self._is_settled = asyncio.Event()
+        self._is_over = asyncio.Event()
+        self.has_failed = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        if self._app is None and not _is_probe(scope):
+            await self._is_settled.wait()
+        await (self._app or self._early)(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        behind = asyncio.create_task(self._run_behind())
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self._is_over.set()
+        # A thread that is still within torch when the interpreter ends aborts the process.
+        await behind
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _run_behind(self) -> None:
+        """Load the application and keep it started until the server stops."""
+        async with AsyncExitStack() as started:
+            try:
+                app = await asyncio.to_thread(self._load)
+                await started.enter_async_context(app.router.lifespan_context(app))
+            except Exception:
+                log.exception("the server cannot start")
+                self.has_failed = True
+                self._is_settled.set()
+                self._give_up()
+                return
+            self._app = app
+            self._is_settled.set()
+            log.info("ready")
+            await self._is_over.wait()
+
+    async def _answer_early(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.has_failed:
+            answer = problem_response(Request(scope), NotReady("the server cannot start: its log says why"))
+        elif scope["path"] == "/healthz":
+            answer = JSONResponse({"status": "ok"})
+        else:
+            answer = problem_response(Request(scope), NotReady("the server is still loading"))
+        await answer(scope, receive, send)
+
+
+def _is_probe(scope: Scope) -> bool:
+    return scope.get("method") == "GET" and scope["path"] in ("/healthz", "/readyz")

@@ -1,0 +1,127 @@
+"""The front while the application behind it loads, through a real HTTP server."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from app.cli.front import Front
+
+
+class Loading:
+    """An application whose loading ends when the test says so."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.may_end = threading.Event()
+        self.steps: list[str] = []
+        self._error = error
+
+    def load(self) -> FastAPI:
+        assert self.may_end.wait(30)
+        if self._error:
+            raise self._error
+
+        @asynccontextmanager
+        async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
+            self.steps.append("opened")
+            yield
+            self.steps.append("closed")
+
+        app = FastAPI(lifespan=lifespan)
+        app.add_api_route("/healthz", lambda: {"status": "of the application"})
+        app.add_api_route("/readyz", lambda: {"status": "ready"})
+        app.add_api_route("/v1/tasks", lambda: self.steps)
+        return app
+
+
+class Served:
+    """A front behind a server in a thread."""
+
+    def __init__(self, load: Callable[[], FastAPI]) -> None:
+        self.front = Front(load, self.stop)
+        self._server = uvicorn.Server(
+            uvicorn.Config(self.front, log_config=None, timeout_graceful_shutdown=10)
+        )
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._server.run, args=([self._listener],))
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(f"{self.url}{path}", timeout=30)
+
+    def ended(self) -> bool:
+        """Wait until the server is gone."""
+        self._thread.join(30)
+        self._listener.close()
+        return not self._thread.is_alive()
+
+
+@contextmanager
+def served(loading: Loading) -> Iterator[Served]:
+    server = Served(loading.load)
+    try:
+        yield server
+    finally:
+        loading.may_end.set()
+        server.stop()
+        assert server.ended()
+
+
+def test_it_is_up_but_not_ready_while_the_application_loads() -> None:
+    loading = Loading()
+    with served(loading) as server:
+        up = server.get("/healthz")
+        assert (up.status_code, up.json()) == (200, {"status": "ok"})
+        not_ready = server.get("/readyz")
+        assert not_ready.status_code == 503
+        assert not_ready.headers["retry-after"]
+        assert not_ready.headers["content-type"] == "application/problem+json"
+        assert "loading" in not_ready.json()["detail"]
+        assert not_ready.json()["request_id"] == not_ready.headers["x-request-id"]
+
+
+def test_a_request_waits_until_the_application_is_open() -> None:
+    loading = Loading()
+    with served(loading) as server:
+        answers: list[httpx.Response] = []
+        waiting = threading.Thread(target=lambda: answers.append(server.get("/v1/tasks")))
+        waiting.start()
+        assert server.get("/healthz").status_code == 200
+        assert answers == []
+        loading.may_end.set()
+        waiting.join(30)
+        assert answers[0].json() == ["opened"]
+        assert server.get("/readyz").json() == {"status": "ready"}
+        assert server.get("/healthz").json() == {"status": "of the application"}
+        assert loading.steps == ["opened"]
+    assert loading.steps == ["opened", "closed"]
+
+
+def test_a_server_that_is_stopped_while_it_loads_ends() -> None:
+    loading = Loading()
+    with served(loading) as server:
+        assert server.get("/healthz").status_code == 200
+        server.stop()
+        loading.may_end.set()
+        assert server.ended()
+    assert not server.front.has_failed
+
+
+def test_an_application_that_cannot_be_loaded_stops_the_server() -> None:
+    loading = Loading(ImportError("no module named 'nothing'"))
+    with served(loading) as server:
+        assert server.get("/healthz").status_code == 200
+        assert not server.front.has_failed
+        loading.may_end.set()
+        assert server.ended()
+        assert server.front.has_failed
