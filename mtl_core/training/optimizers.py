@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 from typing import Any, cast
 
@@ -115,7 +114,7 @@ class Optimizer(ABC):
     def step(self) -> None:
         """Take a step along the gradients that parameters have."""
         for group, kept in zip(self.param_groups, self._kept, strict=True):
-            gradients = [parameter.grad for parameter in group["params"]]
+            gradients = [_gradient_of(parameter) for parameter in group["params"]]
             chosen = tuple(index for index, gradient in enumerate(gradients) if gradient is not None)
             for indices, *of_kind in kept.stepped(chosen) if chosen else ():
                 values = [group["params"][index] for index in indices]
@@ -126,40 +125,60 @@ class Optimizer(ABC):
         number, index = self._places[parameter]
         return int(self._kept[number].steps[index])
 
-    def bound(self, spans: Iterable[Span], divisor: torch.Tensor | None) -> Callable[[], None]:
+    def keeps_side_by_side(self, parameter: nn.Parameter) -> bool:
+        """Say whether what is kept for the parameters of a parameter's group is in one piece, in their order."""
+        return self._kept[self._places[parameter][0]].is_flat
+
+    def bound(
+        self, spans: Iterable[Span], divisor: torch.Tensor | None, others: Iterable[nn.Parameter] = ()
+    ) -> Callable[[], None]:
         """Return what takes a step of some parameters along gradients that are always in one place.
 
         Args:
             spans: Parameters that are always stepped together, each span consecutive ones of a group.
             divisor: A number by which all gradients are divided first, a scalar; None for 1.
+            others: Parameters that are stepped too, along the gradients that they then have, if any; default: none.
         """
-        by_group: dict[int, list[tuple[Span, range]]] = {}
-        for span in spans:
-            number, first = self._places[span.parameters[0]]
-            by_group.setdefault(number, []).append((span, range(first, first + len(span.parameters))))
-        updates = [
-            (
-                self._kept[number],
-                [indices for _, indices in found],
-                partial(
-                    self._update,
-                    self.param_groups[number],
-                    [span.values for span, _ in found],
-                    [span.gradients for span, _ in found],
-                    *self._kept[number].of_ranges([indices for _, indices in found]),
-                    divisor=divisor,
-                ),
-            )
-            for number, found in by_group.items()
+        units = [
+            _Unit(*self._places[span.parameters[0]], len(span.parameters), span.values, span.gradients, None)
+            for span in spans
         ]
+        units += [_Unit(*self._places[p], 1, p.detach(), None, p) for p in others]
+        by_kind: dict[Any, list[_Unit]] = {}
+        for unit in units:
+            by_kind.setdefault((unit.group, unit.values.device, unit.values.dtype), []).append(unit)
+        updates = [self._bound_update(of_kind, divisor) for of_kind in by_kind.values()]
 
         def step() -> None:
-            for kept, ranges, update in updates:
-                for indices in ranges:
-                    kept.steps[indices.start : indices.stop] += 1
+            for update in updates:
                 update()
 
         return step
+
+    def _bound_update(self, units: list[_Unit], divisor: torch.Tensor | None) -> Callable[[], None]:
+        """Return what updates the parameters of one group, device and dtype."""
+        group, kept = self.param_groups[units[0].group], self._kept[units[0].group]
+        values = [unit.values for unit in units]
+        steps, *parts = kept.of_ranges([unit.indices for unit in units])
+        parts = [[of.view(like.shape) for of, like in zip(part, values, strict=True)] for part in parts]
+        gradients = [unit.gradients for unit in units]
+        loose = [(place, unit.parameter) for place, unit in enumerate(units) if unit.parameter is not None]
+        everywhere = kept.places([unit.indices for unit in units])
+
+        def update() -> None:
+            at, now = everywhere, cast("Any", [values, gradients, steps, *parts])
+            for place, parameter in loose:
+                gradients[place] = _gradient_of(parameter)
+            if any(gradient is None for gradient in gradients):
+                found = [place for place, gradient in enumerate(gradients) if gradient is not None]
+                if not found:
+                    return
+                at = kept.places([units[place].indices for place in found])
+                now = [[of[place] for place in found] for of in now]
+            kept.steps[at] += 1
+            self._update(group, *now, divisor=divisor)
+
+        return update
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return a copy, on the CPU, of what is kept for the parameters that have been stepped.
@@ -232,24 +251,49 @@ class Span:
     gradients: torch.Tensor
 
 
+@dataclass(frozen=True)
+class _Unit:
+    """Parameters of a group that are updated as one tensor, or one whose gradient is where autograd puts it."""
+
+    group: int
+    start: int
+    n: int
+    values: torch.Tensor
+    gradients: torch.Tensor | None
+    parameter: nn.Parameter | None
+
+    @property
+    def indices(self) -> range:
+        """Which parameters of the group they are."""
+        return range(self.start, self.start + self.n)
+
+
 class _Kept:
-    """What an optimizer keeps for the parameters of one group: that of one dtype and device lies in one tensor."""
+    """What an optimizer keeps for the parameters of one group.
+
+    Attributes:
+        steps: How many steps each has taken, ``[n]``.
+        is_flat: Whether the parts of all are one tensor, in the order of the parameters.
+    """
 
     def __init__(self, parameters: Sequence[nn.Parameter], n_parts: int) -> None:
         kinds: dict[Any, list[int]] = {}
         for index, parameter in enumerate(parameters):
             kinds.setdefault((parameter.device, parameter.dtype), []).append(index)
         self._kinds = list(kinds.values())
-        self._sizes = [parameter.numel() for parameter in parameters]
-        self._parts: list[list[torch.Tensor]] = [[torch.empty(0)] * len(parameters) for _ in range(n_parts)]
+        sizes = [parameter.numel() for parameter in parameters]
+        self._ends = [0, *accumulate(sizes)]
+        self.is_flat = len(kinds) == 1 and all(parameter.is_contiguous() for parameter in parameters)
         self._flat: list[torch.Tensor] = []
-        for part in self._parts:
-            for (device, dtype), indices in kinds.items():
-                sizes = [self._sizes[index] for index in indices]
-                flat = torch.zeros(sum(sizes), dtype=dtype, device=device)
+        self._parts: list[list[torch.Tensor]] = []
+        for _ in range(n_parts):
+            if self.is_flat:
+                flat = torch.zeros(sum(sizes), dtype=parameters[0].dtype, device=parameters[0].device)
                 self._flat.append(flat)
-                for index, values in zip(indices, cast("Any", flat).split(sizes), strict=True):
-                    part[index] = values.view(parameters[index].shape)
+                views = zip(cast("Any", flat).split(sizes), parameters, strict=True)
+                self._parts.append([values.view(parameter.shape) for values, parameter in views])
+            else:
+                self._parts.append([torch.zeros_like(parameter) for parameter in parameters])
         # Counting is one call. On the CPU it goes through numpy, whose calls are cheaper.
         device = parameters[0].device
         self.steps: Any = torch.zeros(len(parameters), dtype=torch.float32, device=device)
@@ -276,6 +320,11 @@ class _Kept:
         self.steps[at] += 1
         return found
 
+    def places(self, ranges: Iterable[range]) -> Any:
+        """Return what picks the numbers of steps of some parameters."""
+        at = [index for of in ranges for index in of]
+        return np.array(at, dtype=np.int64) if isinstance(self.steps, np.ndarray) else torch.tensor(at)
+
     def of(self, index: int) -> list[torch.Tensor]:
         """Return the number of a parameter's steps, and its parts."""
         return [values[index] for values in (self._step_of, *self._parts)]
@@ -289,10 +338,22 @@ class _Kept:
         ]
 
     def of_ranges(self, ranges: Sequence[range]) -> list[list[torch.Tensor]]:
-        """Return the same for consecutive parameters of one kind, which have been stepped equally often."""
-        ends = [0, *accumulate(self._sizes)]
-        parts = [[flat[ends[of.start] : ends[of.stop]] for of in ranges] for flat in self._flat]
+        """Return the same for parameters that have been stepped equally often, each range of them as one tensor."""
+        if self.is_flat:
+            parts = [
+                [flat[self._ends[of.start] : self._ends[of.stop]] for of in ranges] for flat in self._flat
+            ]
+        else:
+            parts = [[part[of.start] for of in ranges] for part in self._parts]
         return [[self._step_of[of.start] for of in ranges], *parts]
+
+
+def _gradient_of(parameter: nn.Parameter) -> torch.Tensor | None:
+    """Return a parameter's gradient, laid out in memory as it is itself: the kernels look at nothing but memory."""
+    gradient = parameter.grad
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 class SGD(Optimizer):

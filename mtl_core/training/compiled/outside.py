@@ -25,13 +25,16 @@ class Outside:
         model: The model.
         recipe: Has the heads.
         parameters: What is trained of the model but for the heads.
+
+    Attributes:
+        parameters: See above.
     """
 
     def __init__(
         self, model: MultitaskClassifier, recipe: Recipe, parameters: Iterable[nn.Parameter]
     ) -> None:
         self._model = model
-        self._parameters = list(parameters)
+        self.parameters = list(parameters)
         self._heads = {model.plan.output_node(task) for group in recipe.groups for task in group.tasks}
         self._schedules: dict[tuple[str, ...], list[int]] = {}
         self._computed: dict[int, Any] = {}
@@ -96,11 +99,11 @@ class Outside:
             values, of_values = zip(*wanted, strict=True)
             torch.autograd.backward(values, of_values)
         self._computed, self._losses = {}, {}
-        return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
     def forget(self) -> None:
         """Take the gradients off the parameters."""
-        for parameter in self._parameters:
+        for parameter in self.parameters:
             parameter.grad = None
 
 

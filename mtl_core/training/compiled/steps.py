@@ -25,7 +25,7 @@ from mtl_core.training.compiled.recipe import Place, Recipe
 from mtl_core.training.finiteness import BatchPosition, FinitenessGuard, suspects
 from mtl_core.training.optimizers import Optimizer, Span
 from mtl_core.training.running_losses import RunningLosses
-from mtl_core.training.stepping import norm_of, scale
+from mtl_core.training.stepping import norm_of
 
 _PROGRAMS = 512
 
@@ -142,7 +142,6 @@ class CompiledSteps:
             self._ready.update()
             self._ready = None
             if self._outside:
-                self._optimizer.step()
                 self._outside.forget()
             if self._average is not None:
                 self._average.update()
@@ -182,10 +181,7 @@ class CompiledSteps:
         if not math.isfinite(norm) and not self._passes(program, norm, position):
             return
         if self._grad_clip:
-            divisor = max(1.0, (norm + 1e-6) / self._grad_clip)
-            self._divisor.fill_(divisor)
-            if divisor > 1 and gradients:
-                scale(gradients, 1 / divisor)
+            self._divisor.fill_(max(1.0, (norm + 1e-6) / self._grad_clip))
         self._ready = bound
 
     def _passes(self, program: Program, norm: float, position: BatchPosition) -> bool:
@@ -225,7 +221,8 @@ class CompiledSteps:
         is_masked = any(of.masked for of in labels.values())
         counts = None if is_masked else cast("list[float]", program.counts.tolist())
         divisor = self._divisor if self._grad_clip else None
-        update = self._optimizer.bound(self._spans(program.gradients), divisor)
+        others = self._outside.parameters if self._outside else ()
+        update = self._optimizer.bound(self._spans(program.gradients), divisor, others)
         return _Bound(program, [(task, feed.dataset.name) for task in program.tasks], counts, update)
 
     def _spans(self, gradients: Gradients) -> list[Span]:
@@ -260,5 +257,6 @@ class CompiledSteps:
                 if parameter in always:
                     whole = tuple(always[parameter])
                     partly = tuple(of for of in sometimes[parameter] if of[0] not in whole)
-                    kinds[parameter] = number, self._optimizer.n_steps(parameter), whole, partly
+                    alone = None if self._optimizer.keeps_side_by_side(parameter) else parameter
+                    kinds[parameter] = number, alone, self._optimizer.n_steps(parameter), whole, partly
         return kinds

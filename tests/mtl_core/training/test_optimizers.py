@@ -127,3 +127,25 @@ def test_steps_are_those_of_torch(settings: dict[str, Any], theirs: str, l2: flo
         reference.step()
     for ours, its in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.allclose(ours, its, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamax"])
+def test_memory_layouts_of_parameters_and_gradients_make_no_difference(optimizer: str) -> None:
+    torch.manual_seed(0)
+    config, plain, turned = TrainerConfig(optimizer=optimizer), shape_model(), shape_model()
+    turned.load_state_dict(plain.state_dict())
+    for parameter in turned.parameters():
+        if parameter.ndim == 2:
+            parameter.data = parameter.data.t().contiguous().t()
+    optimizers = [build_optimizer(config, parameter_groups(config, model)) for model in (plain, turned)]
+    for step in range(3):
+        for one, other in zip(plain.parameters(), turned.parameters(), strict=True):
+            one.grad = torch.randn_like(one)
+            # Now in the layout of the parameter, now in another.
+            other.grad = torch.empty_like(other if step % 2 else one).copy_(one.grad)
+            if step == 2 and one.ndim == 2:
+                one.grad = one.grad.t().contiguous().t()
+        for of_model in optimizers:
+            of_model.step()
+    for one, other in zip(plain.parameters(), turned.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-7)
