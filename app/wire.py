@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from mtl_core.documented import Documented
 
 
-class In(BaseModel):
+class In(Documented):
     """What a client sends: what is not known is refused."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
 
-class Out(BaseModel):
+class Out(Documented):
     """What the service answers."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True, from_attributes=True)
+    model_config = ConfigDict(from_attributes=True)
 
 
 def shown_as(*examples: dict[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from mtl_core.data import UNLABELLED, is_given
+from mtl_core.documented import Documented
 from mtl_core.errors import TaskloomError
 from mtl_core.losses.loss import LabelForm, Loss
 from mtl_core.outputs import Output, Quantiles
@@ -21,10 +22,10 @@ _Positive = Annotated[float, Field(allow_inf_nan=False, ge=_LEAST, le=_LARGEST)]
 _BESIDE_UNLABELLED = torch.nextafter(torch.tensor(float(UNLABELLED)), torch.tensor(0.0)).item()
 
 
-class TargetScale(BaseModel):
+class TargetScale(Documented):
     """Where a task's values lie: they are learnt less their mean, in standard deviations."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     mean: Annotated[list[_Number], Field(min_length=1, max_length=65_536, examples=[[50_000.0]])]
     """The mean of each value of a label, or one for all."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
@@ -22,6 +21,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from mtl_core.documented import Documented
 from mtl_core.errors import SpecError
 from mtl_core.kinds import KINDS
 from mtl_core.scaling import TargetScale
@@ -55,8 +55,8 @@ OperationInput = Annotated[
 ]
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+class _Spec(Documented):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class FieldSpec(_Spec):
@@ -290,7 +290,7 @@ class TaskSpec(_Spec):
     """What is minimised: a loss of the catalogue."""
     output: CatalogueSpec = "softmax"
     """How outputs become probabilities or values, and those predictions: an output function of the catalogue."""
-    metrics: Annotated[list[CatalogueSpec], Field(min_length=1, max_length=32)] = ["accuracy"]
+    metrics: list[CatalogueSpec] = Field(default=["accuracy"], min_length=1, max_length=32)
     """What to measure after training and while it runs."""
     target_scaling: Literal["standard"] | TargetScale | None = Field(default=None, examples=["standard"])
     """The scale on which values are learnt: that of the training labels, which a training fills in, or a stated one;

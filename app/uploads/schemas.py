@@ -54,7 +54,7 @@ Format = Literal["csv", "jsonl", "parquet", "arrow", "npz", "safetensors"]
 Compression = Literal["none", "gzip", "bz2", "xz", "zstd", "lz4", "zip"]
 
 
-class ReadingIn(In):
+class ReadingIn(In, use_attribute_docstrings=True):
     """How a file is to be read; what is left out is found out."""
 
     format: Format | None = None
@@ -98,7 +98,7 @@ class ReadingIn(In):
         )
 
 
-class UploadQuery(ReadingIn):
+class UploadQuery(ReadingIn, use_attribute_docstrings=True):
     """What a request whose body is the file says of it."""
 
     filename: Annotated[str, Field(max_length=255, pattern=_PRINTABLE)] | None = None

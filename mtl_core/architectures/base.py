@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from mtl_core.architectures.outline import Size
 from mtl_core.architectures.path import Activation, Norm, Path, Signal, Style
+from mtl_core.documented import Documented
 
 Layers = Annotated[list[Size], Field(min_length=1, max_length=16, examples=[[64, 32]])]
 """Sizes of linear layers, first to last."""
@@ -17,10 +18,10 @@ FieldName = Annotated[str, Field(strict=True, min_length=1, max_length=128)]
 """A field of the data."""
 
 
-class ArchitectureBase(BaseModel):
+class ArchitectureBase(Documented):
     """An architecture with its sizes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     only_kind: ClassVar[str | None] = None
     """The one kind of task that the architecture is for; None: it is for all."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
+from mtl_core.documented import Documented
 from mtl_core.errors import SpecError
 from mtl_core.kinds import KINDS
 from mtl_core.scaling import TargetScale
@@ -15,10 +16,10 @@ Size = Annotated[int, Field(strict=True, ge=1, le=65_536)]
 """How many numbers a layer answers for each example."""
 
 
-class TaskOutline(BaseModel):
+class TaskOutline(Documented):
     """A task of a model with an architecture: the path that leads to its head is the architecture's."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     # Modules are named after their tasks, with a prefix, and a module's name has at most 128 characters.
     name: Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=112), Field(examples=["income"])]

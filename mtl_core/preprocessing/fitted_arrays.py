@@ -9,8 +9,9 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from mtl_core.documented import Documented
 from mtl_core.preprocessing.arrays import Lists, Tensors, list_categories, read_lists, read_tensors
 from mtl_core.preprocessing.columns import FLOAT32_MAX, Categories, Column, ColumnError, read_texts
 from mtl_core.preprocessing.fitted import FittedBase
@@ -23,10 +24,10 @@ SentenceEncoder: TypeAlias = Callable[[list[str]], NDArray[np.float32]]
 """Texts to vectors ``[n, dim]``."""
 
 
-class SentenceEncoderInfo(BaseModel):
+class SentenceEncoderInfo(Documented):
     """Which sentence encoder a field was fitted with."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     dim: int = Field(ge=1)
     """Numbers of one text's vector."""

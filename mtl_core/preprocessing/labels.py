@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pyarrow import types
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
+from mtl_core.documented import Documented
 from mtl_core.preprocessing.arrays import read_tensors
 from mtl_core.preprocessing.columns import (
     FLOAT32_MAX,
@@ -36,17 +37,17 @@ ClassName: TypeAlias = StrictBool | StrictInt | Annotated[str, Field(max_length=
 LabelType: TypeAlias = Literal["class", "number", "index"]
 
 
-class LabelSpec(BaseModel):
+class LabelSpec(Documented):
     """Which column labels a task, and what its values mean."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     column: ColumnName
     """The column's name in the table."""
     type: LabelType | None = None
     """Classes by name, numbers, or indices of classes as they are (-1: not labelled); default: classes, but numbers
     where the column holds floats or tensors."""
-    missing: MissingValues = []
+    missing: MissingValues = Field(default=[])
     """Further values that mean "not labelled", compared as text without surrounding space."""
     classes: Annotated[list[ClassName], Field(min_length=1, max_length=MAX_CLASSES)] | None = None
     """Names of the classes in order; default: the values of all rows, sorted."""
@@ -194,7 +195,7 @@ class FittedLabel(BaseModel):
     column: str
     type: LabelType
     class_names: list[ClassName] | None = None
-    missing: MissingValues = []
+    missing: MissingValues = Field(default=[])
     positive: list[StrictBool | Value] | None = None
 
     def encode(self, array: Column) -> NDArray[Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+
+from mtl_core.documented import Documented
 
 DatePart = Literal["elapsed", "year", "month", "day", "weekday", "hour", "minute"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -16,12 +18,12 @@ MissingValues = Annotated[list[Value], Field(max_length=1000)]
 MAX_ONEHOT = 65_536
 
 
-class _Column(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+class _Column(Documented):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: ColumnName
     """The column's name in the table."""
-    missing: MissingValues = []
+    missing: MissingValues = Field(default=[])
     """Further values that mean "missing", compared as text without surrounding space."""
 
 
@@ -151,10 +153,10 @@ ColumnSpec: TypeAlias = Annotated[
 ]
 
 
-class FieldPlan(BaseModel):
+class FieldPlan(Documented):
     """The raw form of one field: numbers side by side, indices side by side, or one text, sequence or tensor."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     columns: Annotated[list[ColumnSpec], Field(min_length=1, max_length=10_000)]
     """In the order in which they stand in an example."""

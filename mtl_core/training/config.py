@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
+from mtl_core.documented import Documented
 from mtl_core.errors import SpecError
 from mtl_core.specs import CatalogueSpec
 from mtl_core.training.balancing import BALANCERS
@@ -49,10 +50,10 @@ _Watched = Annotated[
 ]
 
 
-class Settings(BaseModel):
+class Settings(Documented):
     """What all groups of settings have in common: unknown names are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class SGDConfig(Settings):
