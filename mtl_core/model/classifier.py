@@ -202,8 +202,9 @@ class MultitaskClassifier(TaskNetwork):
 
         Example weights do not count here: scores are those of the examples as they are. Where a loader gathers its
         batches by index and every module on the tasks' paths is known to compute each row by itself in evaluation mode
-        (linear layers, normalisation, activations, embeddings; no module of one's own, none with hooks), batches are as
-        large as is quick, in the loader's order. Otherwise they are the loader's.
+        (linear layers, normalisation, activations, embeddings), batches are as large as is quick, in any order. Other
+        modules, unless they have hooks, are given up to eight of the loader's batches at once if its first two,
+        answered apart and together, agree. Otherwise batches are the loader's.
 
         Args:
             dataloaders: The splits.

@@ -129,7 +129,12 @@ class Evaluation:
         self._inferences: dict[tuple[tuple[str, tuple[str, ...]], ...], Inference] = {}
 
     def predict(
-        self, loader: DictDataLoader, task_of: Mapping[str, str], kinds: Mapping[str, tuple[str, ...]]
+        self,
+        loader: DictDataLoader,
+        task_of: Mapping[str, str],
+        kinds: Mapping[str, tuple[str, ...]],
+        *,
+        in_any_order: bool = False,
     ) -> SplitPredictions:
         """Predict a split for every task that its labels are for, one forward pass for each batch.
 
@@ -137,15 +142,15 @@ class Evaluation:
             loader: The split.
             task_of: Task by label set, as :func:`tasks_of_labels` gives it.
             kinds: For each of the tasks, which of ``logits``, ``probs`` and ``preds`` to keep.
+            in_any_order: Whether examples need not be in the loader's order; default False.
         """
         inference = self._inference(kinds)
-        rows = inference.rows_at_once(loader.dataset.X_dict)
-        reading = SplitReading(loader, task_of, rows, inference.writes)
+        reading = inference.reading(loader, task_of, in_any_order=in_any_order)
         columns = [{kind: _Column(len(loader.dataset)) for kind in block.kinds} for block in inference.blocks]
-        for fields in reading if task_of else ():
-            for by_kind, answered in zip(columns, inference(fields), strict=True):
-                for kind, values in answered.items():
-                    by_kind[kind].add(values)
+        for answers in inference.answers(reading) if task_of else ():
+            for by_kind, answered in zip(columns, answers, strict=True):
+                for kind, column in by_kind.items():
+                    column.add(answered[kind])
         return SplitPredictions(
             reading,
             {
@@ -165,7 +170,7 @@ class Evaluation:
         data = loader.dataset
         task_of = tasks_of_labels(self._model, data.Y_dict, remap_labels)
         kinds = {name: _kinds(self._model.tasks[name], with_loss) for name in task_of.values()}
-        predicted = self.predict(loader, task_of, kinds)
+        predicted = self.predict(loader, task_of, kinds, in_any_order=True)
         rows: list[Score] = []
         for label, task_name in task_of.items():
             golds, task = predicted.reading.golds(label), self._model.tasks[task_name]

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from mtl_core.data import DictDataLoader
 from mtl_core.errors import MODULE_FAILURES
 from mtl_core.model.cut import Cut
 from mtl_core.model.devices import call, gpus_beside, map_tensors, to_device
 from mtl_core.model.heads import Heads, linear_heads
 from mtl_core.model.network import TaskNetwork
 from mtl_core.model.plan import Source, value_of
-from mtl_core.model.reading import PathTraits
+from mtl_core.model.reading import PathTraits, SplitReading
 from mtl_core.outputs import Output, Softmax
 from mtl_core.task import WEIGHTS
 
@@ -127,30 +129,65 @@ class Inference:
 
     def __init__(self, network: TaskNetwork, kinds: Mapping[str, Sequence[str]]) -> None:
         self._network = network
-        self._task_names = list(kinds)
         self._device = network.device
         self._gpus = gpus_beside(self._device) if network.config.dataparallel else []
         self._modules = dict(network.module_pool.items())
-        self._traits = PathTraits.of(network, self._task_names)
+        self._traits = PathTraits.of(network, list(kinds))
+        # None until it is found out.
+        self._independent = True if self._traits.row_by_row else None
         self._products: dict[tuple[str, ...], _Product] = {}
         self._without: set[int] = set()
         if len(kinds) > 1 and len(self._gpus) < 2:
             for heads in linear_heads(network, kinds):
                 self._join(heads)
+        self._nodes = network.plan.schedule(kinds, self._without)
         fused = {name for tasks in self._products for name in tasks}
         self.blocks = [
             *(Block(tasks, _all_of(kinds[name] for name in tasks)) for tasks in self._products),
             *(Block((name,), tuple(kinds[name])) for name in kinds if name not in fused),
         ]
 
-    @property
-    def writes(self) -> bool:
-        """Whether a module may write to the fields of a batch."""
-        return self._traits.writes
+    def reading(
+        self, loader: DictDataLoader, labels: Iterable[str], *, in_any_order: bool = False
+    ) -> SplitReading:
+        """Return the reading of a split, and of some of its label sets, that :meth:`answers` goes through.
 
-    def rows_at_once(self, X_dict: Mapping[str, Any]) -> int | None:
-        """Return how many rows of a split's fields make a good batch; None for as many as its loader gives."""
-        return self._traits.rows_at_once(X_dict)
+        The loader's order is kept where a row's answer may depend on its neighbours, even if any would do.
+        """
+        in_any_order &= self._traits.row_by_row and not self._traits.hooked
+        return SplitReading(loader, labels, self._traits.writes, in_any_order=in_any_order)
+
+    def answers(self, reading: SplitReading) -> Iterator[list[dict[str, Any]]]:
+        """Answer a split batch by batch, as :meth:`__call__` answers each; further kinds may be among the answers.
+
+        Where rows are not known to be computed each by itself, the first two batches are answered both one by one and
+        together, once for all splits. Only if nothing differs, batches are larger than the loader's from there on.
+        """
+        rows = self._traits.rows_at_once(reading.loader)
+        batches = iter(reading)
+        if self._independent is None and rows is not None:
+            yield from self._tried(list(islice(batches, 2)))
+        if self._independent:
+            reading.rows = rows
+        for X_dict in batches:
+            yield self(X_dict)
+
+    def _tried(self, batches: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+        """Answer the first two batches, if there are, and find out whether each row is computed by itself."""
+        if len(batches) < 2:
+            return [self(X_dict) for X_dict in batches]
+        # Before a module writes to them.
+        together = {name: torch.cat([X_dict[name] for X_dict in batches]) for name in batches[0]}
+        # Predictions hide what differs, as long as the likeliest class does not.
+        blocks = [Block(block.tasks, _all_of([("logits", "probs"), block.kinds])) for block in self.blocks]
+        apart = [self._answers(X_dict, blocks) for X_dict in batches]
+        # The trial is not to be noticed: what draws at random goes on as if there had been none.
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            try:
+                self._independent = _agree(apart, self._answers(together, blocks))
+            except MODULE_FAILURES:
+                self._independent = False
+        return apart
 
     def _join(self, heads: Heads) -> None:
         """Make one product of those heads that have a softmax and go together."""
@@ -171,10 +208,13 @@ class Inference:
         Raises:
             OperationError: If an operation fails on its inputs.
         """
+        return self._answers(X_dict, self.blocks)
+
+    def _answers(self, X_dict: Mapping[str, Any], blocks: Iterable[Block]) -> list[dict[str, Any]]:
         with torch.inference_mode():
             fields = fields_on(self._device, X_dict)
-            computed = self._network.plan.run(fields, self._task_names, self._call, without=self._without)
-            return [self._answered(block, fields, computed) for block in self.blocks]
+            computed = self._network.plan.execute(self._nodes, fields, self._call)
+            return [self._answered(block, fields, computed) for block in blocks]
 
     def _call(self, module_name: str, inputs: list[Any]) -> Any:
         return call(self._modules[module_name], inputs, self._gpus)
@@ -206,6 +246,29 @@ class Inference:
 
 def _all_of(kinds: Iterable[Sequence[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(kind for of_task in kinds for kind in of_task))
+
+
+def _agree(apart: Sequence[Any], together: Any) -> bool:
+    """Say whether answers ``[n, …]`` to several batches are those to all of their rows together, but for rounding."""
+    parts = zip(*map(_tensors, apart), strict=True)
+    return all(
+        _is_close(torch.cat(part), whole) for part, whole in zip(parts, _tensors(together), strict=True)
+    )
+
+
+def _is_close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.shape != other.shape or not one.is_floating_point():
+        return torch.equal(one, other)
+    # Sums round by the size of their terms, of which the largest answer gives an idea.
+    size = other.abs().nan_to_num(0, 0).amax().item() if other.numel() else 0.0
+    return torch.allclose(one, other, rtol=1e-4, atol=1e-5 * size, equal_nan=True)
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """Return the tensors in a value, in nested dicts, lists and tuples too."""
+    found: list[torch.Tensor] = []
+    map_tensors(value, found.append)
+    return found
 
 
 def _full_precision(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from mtl_core.data import DictDataLoader, DictDataset, XDict
+from mtl_core.data import DictDataLoader, DictDataset, ShuffledSampler, XDict
 from mtl_core.model.heads import has_hooks
 from mtl_core.model.network import TaskNetwork
 from mtl_core.modules.combine import Add, Concat, Multiply, Residual
@@ -25,6 +25,9 @@ ACTIVATION_BYTES = 2 * 2**20
 """About how much memory the activations of a large batch may take; what fits into a processor's cache is quickest."""
 
 _MOST_ROWS = 16_384
+
+_MOST_ROWS_TRIED, _MOST_BATCHES_TRIED = 4_096, 8
+"""How many rows, and how many of its loader's batches, a batch may have for modules of which little is known."""
 
 _ELEMENTWISE = (  # noqa: SIM905 One string reads better than thirty lines of one name each.
     "Identity Dropout AlphaDropout FeatureAlphaDropout "
@@ -48,52 +51,82 @@ _OUTPUTS: frozenset[type] = frozenset({Softmax, Sigmoid, Ordinal, Identity, Expo
 class SplitReading:
     """A split read once, in its loader's order: iterating gives the fields of each batch.
 
-    Batches are the loader's own, unless a number of rows is given and the loader gathers batches by index: then each
-    has about that many of the rows that the loader reads. A split in memory that is read from its first row to its last
+    Batches are the loader's own, unless a number of rows is set and the loader gathers batches by index: then each has
+    about that many of the rows that the loader reads. A split in memory that is read from its first row to its last
     is not copied at all.
 
     Args:
         loader: The split.
         labels: Which label sets are wanted.
-        rows: How many rows a batch should have; None: as many as the loader gives it.
         writes: Whether a module may write into a batch, which must then be a copy.
+        in_any_order: Whether a split that the loader shuffles may be read in its own order instead, which copies
+            nothing; default False.
+
+    Attributes:
+        loader: The split.
+        rows: How many rows each batch that is read from now on should have; None, as at first: as many as the loader
+            gives it.
     """
 
     def __init__(
-        self, loader: DictDataLoader, labels: Iterable[str], rows: int | None, writes: bool = False
+        self,
+        loader: DictDataLoader,
+        labels: Iterable[str],
+        writes: bool = False,
+        *,
+        in_any_order: bool = False,
     ) -> None:
-        self._loader = loader
-        self._rows = None if loader.collates_because else rows
+        self.loader = loader
+        self.rows: int | None = None
         self._writes = writes
         self._read: dict[str, list[torch.Tensor]] = {label: [] for label in labels}
         self._order: list[torch.Tensor] = []
+        self._gathers = loader.collates_because is None
         # Of any other class, the batches are what its own methods make of its rows.
-        self._in_memory = type(loader.dataset) is DictDataset and self._rows is not None
-        self._in_order = self._in_memory and _reads_in_order(loader)
+        self._in_memory = self._gathers and type(loader.dataset) is DictDataset
+        self._in_order = self._in_memory and _reads_all(loader, in_any_order)
 
     def __iter__(self) -> Iterator[XDict]:
-        data = self._loader.dataset
-        if self._rows is None:
-            yield from self._noting_labels(self._loader)
-        elif self._in_order:
-            for start in range(0, len(data), self._rows):
-                fields = {name: values[start : start + self._rows] for name, values in data.X_dict.items()}
+        data = self.loader.dataset
+        if self._in_order:
+            for at in self._slices(len(data)):
+                fields = {name: values[at] for name, values in data.X_dict.items()}
                 yield {name: rows.clone() for name, rows in fields.items()} if self._writes else fields
         elif self._in_memory:
-            for at in _merged(self._loader.index_batches(), self._rows):
+            for at in self._indices():
                 self._order.append(at)
                 yield {
                     name: values.index_select(0, at.to(values.device)) for name, values in data.X_dict.items()
                 }
         else:
-            yield from self._noting_labels(data.batches(_merged(self._loader.index_batches(), self._rows)))
+            yield from self._noting_labels(data.batches(self._indices()) if self._gathers else self.loader)
+
+    def _slices(self, n: int) -> Iterator[slice]:
+        """Yield where each batch lies among ``n`` rows that are read in order."""
+        end = 0
+        while end < n:
+            start, end = end, end + (self.rows or cast("int", self.loader.batch_size))
+            yield slice(start, end)
+
+    def _indices(self) -> Iterator[torch.Tensor]:
+        """Yield the indices of each batch: successive ones of the loader's, until they are enough."""
+        found: list[torch.Tensor] = []
+        n = 0
+        for indices in self.loader.index_batches():
+            found.append(indices)
+            n += indices.numel()
+            if n >= (self.rows or 0):
+                yield torch.cat(found)
+                found, n = [], 0
+        if found:
+            yield torch.cat(found)
 
     def golds(self, label: str) -> torch.Tensor:
         """Return one label set's labels ``[n, …]`` of all rows that were read, on the CPU.
 
         They may be the dataset's own tensor, not to be written to.
         """
-        values = self._loader.dataset.Y_dict[label]
+        values = self.loader.dataset.Y_dict[label]
         if self._in_order:
             return values.cpu()
         if self._in_memory:
@@ -114,11 +147,13 @@ class PathTraits:
 
     Attributes:
         row_by_row: Whether every row is known to be computed by itself.
-        width: About how many numbers they put out in all at each position of a row.
+        hooked: Whether a module has hooks, which may be there to see the loader's batches.
+        width: About how many numbers the modules put out in all at each position of a row.
         writes: Whether one may write to what it reads.
     """
 
     row_by_row: bool
+    hooked: bool
     width: int
     writes: bool
 
@@ -134,23 +169,32 @@ class PathTraits:
         nodes = network.plan.nodes
         names = {nodes[node].module_name for node in network.plan.schedule(task_names)}
         modules = [module for name in names for module in _within(network.module_pool[name])]
+        known = all(map(_is_row_by_row, modules))
         return cls(
-            all(_is_row_by_row_output(network.tasks[name].output_func) for name in task_names)
-            and all(map(_is_row_by_row, modules)),
+            known and all(_is_row_by_row_output(network.tasks[name].output_func) for name in task_names),
+            any(map(has_hooks, modules)),
             sum(map(_width, modules)),
-            any(vars(module).get("inplace", False) for module in modules),
+            not known or any(vars(module).get("inplace", False) for module in modules),
         )
 
-    def rows_at_once(self, X_dict: Mapping[str, Any]) -> int | None:
-        """Return how many rows a batch may have whatever the loader's: None where it must be as that is.
+    def rows_at_once(self, loader: DictDataLoader) -> int | None:
+        """Return how many rows a split's batches may have: None where they must be the loader's.
 
-        Args:
-            X_dict: The split's fields, of which the sizes of a row are taken.
+        Where rows are not known to be independent, it is to be found out first whether they are. Then batches are at
+        most eight of the loader's, whose memory is that of the training with them at most, as no activations are kept.
         """
-        if not self.row_by_row:
+        if loader.collates_because:
             return None
-        positions = max(map(_positions, X_dict.values()), default=1)
-        return min(_MOST_ROWS, max(1, ACTIVATION_BYTES // (4 * max(1, self.width * positions))))
+        X_dict = loader.dataset.X_dict
+        if self.row_by_row:
+            positions = max(map(_positions, X_dict.values()), default=1)
+            return min(_MOST_ROWS, max(1, ACTIVATION_BYTES // (4 * max(1, self.width * positions))))
+        if self.hooked or loader.batch_size is None:
+            return None
+        rows = min(
+            _MOST_ROWS_TRIED, _MOST_BATCHES_TRIED * loader.batch_size, ACTIVATION_BYTES // _row_bytes(X_dict)
+        )
+        return rows if rows >= 2 * loader.batch_size else None
 
 
 def _within(module: nn.Module) -> Iterator[nn.Module]:
@@ -198,28 +242,20 @@ def _positions(values: Any) -> int:
     return max(1, (shape[:-1] if values.is_floating_point() else shape).numel())
 
 
-def _reads_in_order(loader: DictDataLoader) -> bool:
+def _row_bytes(X_dict: Mapping[str, torch.Tensor]) -> int:
+    """Return how much memory the fields of a row take."""
+    return max(1, sum(values.element_size() * values.shape[1:].numel() for values in X_dict.values()))
+
+
+def _reads_all(loader: DictDataLoader, in_any_order: bool) -> bool:
+    """Say whether a loader reads each row once, from the first to the last or in any order."""
     sampler, batches = cast("object", loader.sampler), cast("object", loader.batch_sampler)
     return (
         type(batches) is BatchSampler
         and cast("object", batches.sampler) is sampler
-        and type(sampler) is SequentialSampler
+        and (type(sampler) is SequentialSampler or (in_any_order and type(sampler) is ShuffledSampler))
         and not loader.drop_last
     )
-
-
-def _merged(index_batches: Iterable[torch.Tensor], rows: int) -> Iterator[torch.Tensor]:
-    """Yield successive batches of indices together, as many as have at least a number of rows."""
-    found: list[torch.Tensor] = []
-    n = 0
-    for indices in index_batches:
-        found.append(indices)
-        n += len(indices)
-        if n >= rows:
-            yield torch.cat(found)
-            found, n = [], 0
-    if found:
-        yield torch.cat(found)
 
 
 def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.data import SubsetRandomSampler
 
 from mtl_core import (
@@ -32,6 +33,19 @@ class AcrossRows(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x - x.mean(dim=0)
+
+
+class Counted(nn.Module):
+    """Does to each batch what a function says, and notes how many rows it had."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.sizes: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(x))
+        return self.function(x)
 
 
 def model_of(*layers: nn.Module, metrics: Sequence[str] = ("accuracy",)) -> MultitaskClassifier:
@@ -97,6 +111,67 @@ def test_scores_are_those_of_each_task_and_batch_by_itself(
         # Of classes that are counted nothing is rounded.
         tolerance = 1e-6 if key.endswith(("log_loss", "roc_auc")) else 0
         assert value == pytest.approx(expected[key], rel=tolerance, abs=0)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_modules_that_turn_out_to_go_row_by_row_are_given_larger_batches(shuffle: bool) -> None:
+    module = Counted(lambda x: x.mul_(2).cumsum(dim=1))
+    model = model_of(module, metrics=("accuracy", "log_loss"))
+    loader = DictDataLoader(dataset(), batch_size=32, shuffle=shuffle)
+    torch.manual_seed(2)
+    expected = scored_apart(model, list(loader))
+    module.sizes.clear()
+    torch.manual_seed(2)
+    assert model.score([loader, loader]) == {key: pytest.approx(value) for key, value in expected.items()}
+    # Two by themselves and together; then eight at a time, in the second split from its start.
+    assert module.sizes == [32, 32, 64, 256, 256, 124, 256, 256, 188]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x - x.mean(dim=0),
+        lambda x: functional.dropout(x, 0.1, training=True),
+        lambda x: x[:32],
+        lambda x: x.reshape(-1, 32, 16).flatten(0, 1) if len(x) <= 32 else x.reshape(32, 16),
+    ],
+)
+def test_modules_whose_rows_depend_on_their_batch_are_found_out(
+    function: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    module = Counted(function)
+    model, rows = model_of(module, metrics=("log_loss",)), torch.arange(640)
+    full = dataset()
+    data = DictDataset(
+        "d", "test", {"x": full.X_dict["x"][rows]}, {name: y[rows] for name, y in full.Y_dict.items()}
+    )
+    loader = DictDataLoader(data, batch_size=32)
+    torch.manual_seed(2)
+    expected = scored_apart(model, list(loader))
+    module.sizes.clear()
+    torch.manual_seed(2)
+    scores = model.score([loader, loader])
+    assert module.sizes == [32, 32, 64, *[32] * 38]
+    if function(torch.ones(32, 16)).eq(function(torch.ones(32, 16))).all():
+        assert scores == {key: pytest.approx(value, rel=1e-5) for key, value in expected.items()}
+
+
+def test_a_trial_leaves_random_numbers_as_they_were() -> None:
+    model = model_of(Counted(lambda x: functional.dropout(x, 0.1, training=True)))
+    torch.manual_seed(2)
+    model.score([DictDataLoader(dataset(), batch_size=64)])
+    after = torch.rand(1)
+    torch.manual_seed(2)
+    for X_dict, _ in DictDataLoader(dataset(), batch_size=64):
+        model.infer(X_dict, list(CLASSES))
+    assert torch.equal(after, torch.rand(1))
+
+
+def test_modules_with_hooks_see_the_loaders_batches() -> None:
+    module, sizes = nn.ReLU(), []
+    module.register_forward_hook(lambda _, __, output: sizes.append(len(output)))
+    model_of(module).score([DictDataLoader(dataset(), batch_size=100)])
+    assert sizes == [100] * 7
 
 
 def test_losses_of_heads_that_are_computed_together_are_their_own() -> None:

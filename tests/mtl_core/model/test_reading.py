@@ -50,7 +50,8 @@ def test_a_split_is_read_in_its_loaders_order_whatever_the_batches(
     torch.manual_seed(1)
     expected = [(X["x"], X["other"], Y["t"]) for X, Y in loader]
     torch.manual_seed(1)
-    reading = SplitReading(loader, ["t"], rows)
+    reading = SplitReading(loader, ["t"])
+    reading.rows = rows
     read = [(X["x"], X["other"]) for X in reading]
     for i in range(2):
         assert torch.equal(torch.cat([X[i] for X in read]), torch.cat([batch[i] for batch in expected]))
@@ -75,7 +76,8 @@ def test_mapped_files_and_datasets_of_ones_own_make_large_batches_in_their_own_w
     mapped = MappedDataset.open("d", "test", {"x": tmp_path / "x.npy"}, {"t": tmp_path / "t.npy"})
     negated = Negated("d", "test", {"x": data.X_dict["x"]}, data.Y_dict)
     for split, sign in ((mapped, 1), (negated, -1)):
-        reading = SplitReading(DictDataLoader(split, batch_size=4), ["t"], 10)
+        reading = SplitReading(DictDataLoader(split, batch_size=4), ["t"])
+        reading.rows = 10
         batches = [X["x"] for X in reading]
         assert [len(x) for x in batches] == [12, 11]
         assert torch.equal(torch.cat(batches), sign * data.X_dict["x"])
@@ -85,7 +87,7 @@ def test_mapped_files_and_datasets_of_ones_own_make_large_batches_in_their_own_w
 def test_batches_that_nothing_writes_to_are_the_dataset_itself() -> None:
     data = dataset()
     for writes in (False, True):
-        (X_dict,) = SplitReading(DictDataLoader(data, batch_size=4), ["t"], N, writes)
+        (X_dict,) = SplitReading(DictDataLoader(data, batch_size=N), ["t"], writes)
         assert (X_dict["x"].data_ptr() == data.X_dict["x"].data_ptr()) != writes
 
 
@@ -110,14 +112,42 @@ def test_rows_are_known_to_be_independent_on_paths_of_common_layers() -> None:
     assert not traits(nn.Linear(1, 4), output_func=lambda logits: logits.softmax(0)).row_by_row
 
 
+@pytest.mark.parametrize("options", [{}, {"shuffle": True}, {"sampler": list(range(N))}])
+def test_batches_grow_while_a_split_is_read(options: dict[str, Any]) -> None:
+    reading = SplitReading(DictDataLoader(dataset(), batch_size=4, **options), ["t"])
+    sizes: list[int] = []
+    for X_dict in reading:
+        sizes.append(len(X_dict["x"]))
+        reading.rows = 8
+    assert sizes == [4, 8, 8, 3]
+    assert len(reading.golds("t")) == N
+
+
+def loader_of(*shape: int, **options: Any) -> DictDataLoader:
+    return DictDataLoader(
+        DictDataset("d", "test", {"x": torch.zeros(1, *shape)}, {"t": torch.zeros(1)}), **options
+    )
+
+
 def test_batches_are_smaller_the_more_each_row_takes() -> None:
     narrow, wide = traits(nn.Linear(8, 64)), traits(nn.Linear(8, 4_096))
-    vector, sequence = ({"x": torch.zeros(1, *shape)} for shape in ([8], [50, 8]))
+    vector, sequence = loader_of(8), loader_of(50, 8)
     sizes = [one.rows_at_once(of) for one, of in ((narrow, vector), (narrow, sequence), (wide, sequence))]
     assert None not in sizes
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) == 3
-    assert traits(nn.Softmax(dim=0)).rows_at_once(vector) is None
+
+
+def test_for_unknown_modules_batches_are_a_few_of_the_loaders() -> None:
+    unknown = traits(nn.Softmax(dim=0))
+    sizes = {n: unknown.rows_at_once(loader_of(8, batch_size=n)) for n in (1, 32, 1_000, 3_000)}
+    assert sizes == {1: 8, 32: 256, 1_000: 4_096, 3_000: None}
+    image = loader_of(3, 512, 512, batch_size=2)
+    assert unknown.rows_at_once(image) is None
+    assert unknown.rows_at_once(loader_of(8, batch_sampler=[[0]])) is None
+    hooked = nn.Linear(8, 2)
+    hooked.register_forward_hook(lambda *_: None)
+    assert traits(hooked).rows_at_once(loader_of(8, batch_size=4)) is None
 
 
 def test_modules_that_work_in_place_are_seen() -> None:
