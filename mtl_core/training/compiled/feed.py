@@ -16,6 +16,9 @@ Part = torch.Tensor | Batch
 """A batch as indices into a split that is in memory, or as it was read."""
 
 
+_ROWS_AT_ONCE = 65_536
+
+
 class Feed:
     """Puts the batches of one loader into buffers.
 
@@ -44,8 +47,9 @@ class Feed:
             if (tasks := tuple(task for task in group.tasks if task in data.Y_dict))
         }
         self.tasks = tuple(task for _, _, tasks in self._groups.values() for task in tasks)
-        self._incomplete = {task for task in self.tasks if not bool(is_given(data.Y_dict[task]).all())}
-        self.partly = {task for task in self._incomplete if not bool(is_labelled(data.Y_dict[task]).all())}
+        gaps = {task: _gaps(data.Y_dict[task]) for task in self.tasks}
+        self._incomplete = {task for task, (any_label, _) in gaps.items() if any_label}
+        self.partly = {task for task, (_, whole_example) in gaps.items() if whole_example}
         self.others = tuple(task for task in recipe.others if task in data.Y_dict)
         self._outside = recipe.fields_outside or set(data.X_dict)
         sources = {source for source in recipe.sources_of(self.tasks) if isinstance(source, str)}
@@ -131,3 +135,16 @@ class Feed:
             of_shape = place.view(-1, *values.shape[1:])
             return lambda indices: torch.index_select(values, 0, indices, out=of_shape)
         return lambda indices: place.copy_(values.index_select(0, indices).view(place.shape))
+
+
+def _gaps(labels: torch.Tensor) -> tuple[bool, bool]:
+    """Say whether any label ``[n, …]`` is missing, and whether all of some example are."""
+    # Part by part: labels may be larger than memory.
+    parts = [labels[start : start + _ROWS_AT_ONCE] for start in range(0, len(labels), _ROWS_AT_ONCE)]
+    if labels.ndim == 1:
+        is_missing = any(not bool(is_given(part).all()) for part in parts)
+        return is_missing, is_missing
+    return (
+        any(not bool(is_given(part).all()) for part in parts),
+        any(not bool(is_labelled(part).all()) for part in parts),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -11,11 +11,19 @@ from torch import nn
 from mtl_core.data import is_labelled
 from mtl_core.model.classifier import MultitaskClassifier
 from mtl_core.model.devices import call
-from mtl_core.model.task_loss import task_loss
+from mtl_core.model.task_loss import mean_loss, task_loss
 from mtl_core.training.compiled.feed import Feed, Part
 from mtl_core.training.compiled.recipe import Place, Recipe
 
 _SCHEDULES_KEPT = 512
+
+
+class OtherLoss(NamedTuple):
+    """A loss that autograd computes: the task, the mean over its labelled examples, and how many those are."""
+
+    task: str
+    mean: float
+    n: int
 
 
 class Outside:
@@ -82,9 +90,12 @@ class Outside:
             self._schedules[tasks] = self._model.plan.schedule(tasks, without=self._heads)
         return self._schedules[tasks]
 
-    def losses(self) -> Mapping[str, tuple[torch.Tensor, int]]:
-        """Return the losses of the other tasks on the batch, and how many examples are labelled for each."""
-        return self._losses
+    def losses(self) -> list[OtherLoss]:
+        """Return the losses of the other tasks on the batch."""
+        return [
+            OtherLoss(task, mean_loss(self._model.tasks[task], loss.item(), count), count)
+            for task, (loss, count) in self._losses.items()
+        ]
 
     def backward(self, gradients: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
         """Go back from what the heads read, whose gradients are given, and from the losses.

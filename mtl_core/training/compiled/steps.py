@@ -12,7 +12,6 @@ from torch import nn
 
 from mtl_core.data import DictDataLoader
 from mtl_core.model.classifier import MultitaskClassifier
-from mtl_core.model.task_loss import mean_loss
 from mtl_core.training.autograd_steps import AutogradSteps
 from mtl_core.training.averaging import WeightAverage
 from mtl_core.training.compiled.buffers import Buffers
@@ -106,6 +105,7 @@ class CompiledSteps:
         self._divisor = torch.ones((), device=model.device)
         self._programs: dict[Any, _Bound] = {}
         self._ready: _Bound | None = None
+        self._in_batch: list[str] = []
         self._is_plain = False
 
     def take_in(self, draws: Sequence[Any], position: BatchPosition) -> int:
@@ -152,21 +152,19 @@ class CompiledSteps:
 
     def _add(self, feed: Feed, bound: _Bound, counts: list[int], position: BatchPosition) -> bool:
         """Take in the losses of a batch, and say whether all are finite."""
-        losses, tasks, pairs, means = bound.losses(), bound.program.tasks, bound.pairs, bound.program.means
-        if self._outside and (others := self._outside.losses()):
-            dataset = feed.dataset.name
-            tasks, losses = [*tasks, *others], [*losses, *(of.item() for of, _ in others.values())]
-            pairs, counts = (
-                [*pairs, *((task, dataset) for task in others)],
-                [*counts, *(k for _, k in others.values())],
-            )
-            means = [*means, *(mean_loss(self._model.tasks[task], 2.0, 2) == 2.0 for task in others)]
-        if not math.isfinite(sum(losses)):
-            by_task = dict(zip(tasks, losses, strict=True))
+        losses, dataset = bound.losses(), feed.dataset.name
+        others = self._outside.losses() if self._outside else []
+        if not math.isfinite(sum(losses) + sum(other.mean for other in others)):
+            by_task = dict(zip(bound.program.tasks, losses, strict=True))
+            by_task |= {other.task: other.mean for other in others}
             if not self._guard.passes("loss", by_task, position):
                 return False
-        by_example = zip(losses, counts, means, strict=True)
-        self._losses.add_all(pairs, [of if is_mean else of / k for of, k, is_mean in by_example], counts)
+        by_example = zip(losses, counts, bound.program.means, strict=True)
+        means = [of if is_mean else of / n for of, n, is_mean in by_example]
+        self._losses.add_all(bound.pairs, means, counts)
+        for other in others:
+            self._losses.add_all([(other.task, dataset)], [other.mean], [other.n])
+        self._in_batch = [*bound.program.tasks, *(other.task for other in others)]
         return True
 
     def _look_at_gradients(self, bound: _Bound, position: BatchPosition) -> None:
@@ -187,7 +185,7 @@ class CompiledSteps:
     def _passes(self, program: Program, norm: float, position: BatchPosition) -> bool:
         for parameter in program.gradients.parameters:
             parameter.grad = program.gradients.of([parameter])
-        bad = suspects(self._model, program.tasks or self._model.task_names)
+        bad = suspects(self._model, self._in_batch)
         for parameter in program.gradients.parameters:
             parameter.grad = None
         passes = self._guard.passes("gradient", dict.fromkeys(bad, norm), position)
