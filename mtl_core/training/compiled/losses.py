@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,9 +23,11 @@ _aten: Any = torch.ops.aten
 class Losses:
     """The losses of ``t`` tasks with ``k`` outputs each, on a batch of ``n`` examples.
 
+    Examples come last: along few outputs torch's softmax takes many times as long as along many examples.
+
     Attributes:
         kind: The loss of all of them.
-        outputs: ``[n, t · k]``, the tasks one after the other.
+        outputs: ``[t · k, n]``, the tasks one after the other.
         labels: ``[t, n]`` or, but for classes, ``[t, n, k]``; -1 (or NaN) where one is missing.
         masked: Whether any may be missing; if so, each task has at least one.
         sums: Where the sums of the labels' losses are put, ``[t]``.
@@ -44,62 +46,58 @@ class Losses:
     key: object
 
     @property
-    def _n_tasks(self) -> int:
-        return len(self.labels)
-
-    @property
     def gradient(self) -> torch.Tensor:
-        """Where the gradient in the outputs is put, ``[n, t · k]``."""
-        return self._rows("gradient", self.outputs.shape[1])
+        """Where the gradient in the outputs is put, ``[t · k, n]``."""
+        return self._memory("gradient", self.outputs.shape)
 
     def calls(self) -> Iterator[Call]:
         """Yield what computes sums, counts and the gradient of the losses' sum."""
         yield from self._of_classes() if self.kind.name == "cross_entropy" else self._of_values()
 
     def _of_classes(self) -> Iterator[Call]:
-        n, n_tasks = self.outputs.shape[0], self._n_tasks
-        width = self.outputs.shape[1] // n_tasks
-        classes, given = self.labels.t(), None
+        shape, n, classes = self._shape, self.outputs.shape[1], self.labels
+        given = None
         if self.masked:
-            given = self._rows("given", n_tasks)
+            given = self._memory("given", classes.shape)
             yield from self._look_for_missing(classes, given)
-            clamped = self._rows("classes", n_tasks, torch.int64)
+            clamped = self._memory("classes", classes.shape, torch.int64)
             yield partial(torch.clamp_min, classes, 0, out=clamped)
             classes = clamped
-        firsts = (torch.arange(n * n_tasks, device=self.outputs.device) * width).view(n, n_tasks)
-        places = self._rows("places", n_tasks, torch.int64)
-        yield partial(torch.add, firsts, classes, out=places)
+        device = self.outputs.device
+        firsts = torch.arange(shape[0], device=device).unsqueeze(1) * (shape[1] * n) + torch.arange(
+            n, device=device
+        )
+        places = self._memory("places", classes.shape, torch.int64)
+        yield partial(torch.add, firsts, classes, alpha=n, out=places)
         # In the place of the gradient, which the logarithms become in the end.
-        log_probs = self.gradient
+        log_probs = self.gradient.view(shape)
         yield partial(
             torch._log_softmax,  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage] It has an out.
-            *(self.outputs.view(-1, width), 1, False),
-            out=log_probs.view(-1, width),
+            *(self.outputs.view(shape), 1, False),
+            out=log_probs,
         )
-        chosen = self._rows("chosen", n_tasks)
+        chosen = self._memory("chosen", classes.shape)
         yield partial(torch.index_select, log_probs.view(-1), 0, places.view(-1), out=chosen.view(-1))
         if given is not None:
             yield partial(chosen.mul_, given)
-        yield partial(torch.mv, chosen.t(), self.buffers.minus_ones(n), out=self.sums)
+        yield partial(torch.mv, chosen, self.buffers.minus_ones(n), out=self.sums)
         yield partial(torch.exp, log_probs, out=log_probs)
-        minus = self.buffers.minus_ones(n * n_tasks)
+        minus = self.buffers.minus_ones(classes.numel())
         yield partial(log_probs.view(-1).index_add_, 0, places.view(-1), minus)
-        yield from self._scale(log_probs.view(n, n_tasks, width), given, 1.0)
+        yield from self._scale(log_probs, None if given is None else given.unsqueeze(1), 1.0)
 
     def _of_values(self) -> Iterator[Call]:
-        n, n_tasks = self.outputs.shape[0], self._n_tasks
-        width = self.outputs.shape[1] // n_tasks
-        outputs, gradient = self.outputs.view(n, n_tasks, width), self.gradient.view(n, n_tasks, width)
-        targets = self._rows("targets", self.outputs.shape[1]).view(n, n_tasks, width)
-        yield partial(targets.copy_, self.labels.transpose(0, 1))
+        outputs, gradient = self.outputs.view(self._shape), self.gradient.view(self._shape)
+        targets = self._memory("targets", self._shape)
+        yield partial(targets.copy_, self.labels.transpose(1, 2))
         given = None
         if self.masked:
-            given = self._rows("given", self.outputs.shape[1]).view(n, n_tasks, width)
+            given = self._memory("given", self._shape)
             yield from self._look_for_missing(targets, given)
             # A missing label may be NaN, which no factor makes 0.
             yield partial(torch.nan_to_num, targets, 0.0, math.inf, -math.inf, out=targets)
             yield partial(targets.mul_, given)
-        losses = self._rows("losses", self.outputs.shape[1]).view(n, n_tasks, width)
+        losses = self._memory("losses", self._shape)
         if self.kind.name == "mse":
             factor = 2.0
             yield partial(torch.sub, outputs, targets, out=gradient)
@@ -115,32 +113,37 @@ class Losses:
             if given is not None:
                 yield partial(losses.mul_, given)
                 yield partial(gradient.mul_, given)
-        yield partial(torch.sum, losses, (0, 2), out=self.sums)
+        yield partial(torch.sum, losses, (1, 2), out=self.sums)
         yield from self._scale(gradient, given, factor)
 
     def _look_for_missing(self, labels: torch.Tensor, given: torch.Tensor) -> Iterator[Call]:
-        """Yield what puts 1 where a label is given, and counts them by task."""
+        """Yield what puts 1 where a label ``[t, …]`` is given, and counts them by task."""
         yield partial(torch.ne, labels, UNLABELLED, out=given)
         if labels.is_floating_point():
-            known = self.buffers.rows((self.key, "known"), len(given), given.shape[1:])
+            known = self._memory("known", given.shape)
             yield partial(torch.eq, labels, labels, out=known)
             yield partial(given.mul_, known)
-        yield partial(torch.sum, given.view(len(given), self._n_tasks, -1), (0, 2), out=self.counts)
+        yield partial(torch.sum, given.view(len(given), -1), 1, out=self.counts)
 
     def _scale(self, gradient: torch.Tensor, given: torch.Tensor | None, factor: float) -> Iterator[Call]:
-        """Yield what makes the gradient of sums ``[n, t, k]`` one of the losses."""
+        """Yield what makes the gradient of sums ``[t, k, n]`` one of the losses."""
         if given is None or self.kind.reduction == "sum":
             if given is not None and self.kind.name == "cross_entropy":
-                yield partial(gradient.mul_, given.unsqueeze(2))
+                yield partial(gradient.mul_, given)
             scale = factor if self.kind.reduction == "sum" else factor / self.labels[0].numel()
             if scale != 1:
                 yield partial(gradient.mul_, scale)
             return
-        shares = self.buffers.rows((self.key, "shares"), len(given), given.shape[1:])
-        yield partial(torch.div, given, self.counts.view(-1, *[1] * (given.ndim - 2)), out=shares)
-        yield partial(gradient.mul_, shares.view(len(given), self._n_tasks, -1))
+        shares = self._memory("shares", given.shape)
+        yield partial(torch.div, given, self.counts.view(-1, 1, 1), out=shares)
+        yield partial(gradient.mul_, shares)
         if factor != 1:
             yield partial(gradient.mul_, factor)
 
-    def _rows(self, name: str, width: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return self.buffers.rows((self.key, name), len(self.outputs), [width], dtype)
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        n_tasks = len(self.labels)
+        return n_tasks, len(self.outputs) // n_tasks, self.outputs.shape[1]
+
+    def _memory(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return self.buffers.fixed((self.key, name), shape, dtype)

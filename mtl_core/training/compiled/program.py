@@ -16,7 +16,6 @@ from mtl_core.training.compiled.layers import (
     Call,
     Layer,
     bias_gradient,
-    product,
     weight_gradient,
 )
 from mtl_core.training.compiled.losses import Losses
@@ -153,20 +152,19 @@ class Program:
         self.means += [group.kind.reduction == "mean"] * len(chosen)
         source = self._values[group.source]
         if group.heads is None:
-            losses = Losses(group.kind, source, labels, of.masked, sums, counts, self._buffers, key)
+            losses = Losses(group.kind, source.t(), labels, of.masked, sums, counts, self._buffers, key)
             yield from losses.calls()
             if group.source in self._trained:
-                yield from self._into(group.source, lambda place: partial(place.copy_, losses.gradient))
+                yield from self._into(group.source, lambda place: partial(place.copy_, losses.gradient.t()))
         else:
             joined = _Joined(group.heads_of(chosen), self._flat, self._buffers, number)
-            outputs = self._buffers.rows((key, "outputs"), self._n, [group.width * len(chosen)])
+            outputs = self._buffers.fixed((key, "outputs"), [group.width * len(chosen), self._n])
             losses = Losses(group.kind, outputs, labels, of.masked, sums, counts, self._buffers, key)
-            yield from joined.collected()
-            yield product(source, joined.weight, joined.bias, outputs)
+            yield from joined.forward(source, outputs)
             yield from losses.calls()
-            yield from joined.backward(source, losses.gradient, self.gradients)
+            yield from joined.backward(source, losses.gradient.t(), self.gradients)
             if group.source in self._trained:
-                yield from self._product_into(group.source, losses.gradient, joined.weight)
+                yield from self._product_into(group.source, losses.gradient.t(), joined.weight)
 
     def _backward(self, run: _Run) -> Iterator[Call]:
         """Yield what computes the gradients of a stage's parameters, and of its source where that is wanted."""
@@ -269,9 +267,13 @@ class _Joined:
         self._copies.append(partial(torch.cat, [parameter.detach() for parameter in parameters], out=copy))
         return copy
 
-    def collected(self) -> Iterator[Call]:
-        """Yield what copies the heads together, if that is needed."""
+    def forward(self, x: torch.Tensor, outputs: torch.Tensor) -> Iterator[Call]:
+        """Yield what puts the heads' outputs for ``x [n, d]`` into ``[sum of widths, n]``."""
         yield from self._copies
+        if self.bias is None:
+            yield partial(torch.mm, self.weight, x.t(), out=outputs)
+        else:
+            yield partial(torch.addmm, self.bias.unsqueeze(1), self.weight, x.t(), out=outputs)
 
     def backward(self, x: torch.Tensor, dy: torch.Tensor, gradients: Gradients) -> Iterator[Call]:
         """Yield what computes the heads' gradients."""
