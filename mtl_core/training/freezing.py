@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
 from mtl_core.model.classifier import MultitaskClassifier
-from mtl_core.training.optimizers import check_modules
+from mtl_core.training.parameter_groups import check_modules
 
 
 class FrozenModules:

@@ -29,7 +29,8 @@ from mtl_core.training.freezing import FrozenModules, freezing
 from mtl_core.training.log_manager import LogManager
 from mtl_core.training.log_writers import LogWriter, TensorBoardWriter
 from mtl_core.training.lr_schedules import LRSchedule
-from mtl_core.training.optimizers import Optimizer, build_optimizer, parameter_groups, set_learning_rate
+from mtl_core.training.optimizers import Optimizer, build_optimizer
+from mtl_core.training.parameter_groups import parameter_groups, set_learning_rate
 from mtl_core.training.precision import Precision
 from mtl_core.training.priors import set_class_priors
 from mtl_core.training.progress import FitListener, Progress
@@ -325,7 +326,7 @@ class Trainer:
         """Set the learning rate of a batch and return it."""
         rate = self.lr_scheduler.rate(step)
         assert self.optimizer is not None
-        set_learning_rate(self.optimizer, rate)
+        set_learning_rate(self.optimizer.param_groups, rate)
         return rate
 
     def _ends_a_step(self, position: BatchPosition) -> bool:

@@ -22,7 +22,7 @@ from mtl_core.training.balancing import BALANCERS
 from mtl_core.training.balancing.loss_weightings import Sum
 from mtl_core.training.compiled.layers import Affine, BatchNorm, Layer, layers_of
 from mtl_core.training.config import TrainerConfig
-from mtl_core.training.optimizers import ParameterGroup
+from mtl_core.training.parameter_groups import ParameterGroup
 
 Place = str | int
 """Where a value comes from: a field's name, or a node."""

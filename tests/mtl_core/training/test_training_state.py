@@ -8,7 +8,8 @@ import torch
 
 from mtl_core import MultitaskClassifier, TaskloomError, TrainerConfig, module_weights
 from mtl_core.training.balancing import BALANCERS, Balancer
-from mtl_core.training.optimizers import build_optimizer, parameter_groups
+from mtl_core.training.optimizers import build_optimizer
+from mtl_core.training.parameter_groups import parameter_groups
 from mtl_core.training.training_state import TrainingState, read_training_state, save_training_state
 
 from ..shapes import SHAPES, shape_task
