@@ -79,19 +79,16 @@ def joint_heads(network: TaskNetwork, labels: Mapping[str, torch.Tensor]) -> lis
     """
     found: list[JointHeads] = []
     for heads in linear_heads(network, labels) if len(labels) > 1 else ():
-        by_kind: dict[object, list[tuple[str, int, nn.Linear]]] = {}
+        by_kind: dict[tuple[LossKind, object], list[tuple[str, int, nn.Linear]]] = {}
         for task, node, name in zip(heads.tasks, heads.nodes, heads.modules, strict=True):
-            kind, module = (
-                kind_of(network.tasks[task].loss_func),
-                cast("nn.Linear", network.module_pool[name]),
-            )
+            kind = kind_of(network.tasks[task].loss_func)
+            module = cast("nn.Linear", network.module_pool[name])
             if kind and kind.fits(labels[task], heads.width):
-                like = (kind, module.weight.dtype, module.weight.shape, labels[task].dtype)
-                by_kind.setdefault(like, []).append((task, node, module))
-        for of_kind in by_kind.values():
+                like = (module.weight.dtype, module.weight.shape, labels[task].dtype)
+                by_kind.setdefault((kind, like), []).append((task, node, module))
+        for (kind, _), of_kind in by_kind.items():
             tasks, nodes, modules = zip(*of_kind, strict=True)
-            kind = kind_of(network.tasks[tasks[0]].loss_func)
-            if kind and len(tasks) > 1:
+            if len(tasks) > 1:
                 found.append(JointHeads(kind, heads.source, heads.width, tasks, nodes, modules))
     return found
 

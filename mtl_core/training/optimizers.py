@@ -16,8 +16,6 @@ from mtl_core.errors import TaskloomError
 from mtl_core.training.config import AdamaxConfig, AdamConfig, TrainerConfig
 from mtl_core.training.parameter_groups import ParameterGroup
 
-# As many sets of parameters that are stepped together are looked up rather than made again.
-_SETS_KEPT = 256
 # Its kernels for many tensors have no public names.
 _TORCH: Any = torch
 
@@ -50,6 +48,7 @@ class Optimizer(ABC):
             )
             self.param_groups.append(rest)
             self._kept.append(_Kept(parameters, len(parts)))
+        self._step_all: Callable[[], None] | None = None
         self._places = {
             parameter: (number, index)
             for number, group in enumerate(self.param_groups)
@@ -62,15 +61,11 @@ class Optimizer(ABC):
             for parameter in group["params"]:
                 parameter.grad = None
 
-    @torch.no_grad()
     def step(self) -> None:
         """Take a step along the gradients that parameters have."""
-        for group, kept in zip(self.param_groups, self._kept, strict=True):
-            gradients = [_gradient_of(parameter) for parameter in group["params"]]
-            chosen = tuple(index for index, gradient in enumerate(gradients) if gradient is not None)
-            for indices, *of_kind in kept.stepped(chosen) if chosen else ():
-                values = [group["params"][index] for index in indices]
-                self._update(group, values, [gradients[index] for index in indices], *of_kind)
+        if self._step_all is None:
+            self._step_all = self.bound((), None, self._places)
+        self._step_all()
 
     def n_steps(self, parameter: nn.Parameter) -> int:
         """Return how many steps a parameter has taken."""
@@ -95,7 +90,7 @@ class Optimizer(ABC):
             _Unit(*self._places[span.parameters[0]], len(span.parameters), span.values, span.gradients, None)
             for span in spans
         ]
-        units += [_Unit(*self._places[p], 1, p.detach(), None, p) for p in others]
+        units += [_Unit(*self._places[parameter], 1, parameter, None, parameter) for parameter in others]
         by_kind: dict[Any, list[_Unit]] = {}
         for unit in units:
             by_kind.setdefault((unit.group, unit.values.device, unit.values.dtype), []).append(unit)
@@ -105,7 +100,8 @@ class Optimizer(ABC):
             for update in updates:
                 update()
 
-        return step
+        # The other parameters are updated as they are, which autograd is not to see.
+        return torch.no_grad()(step) if any(unit.parameter is not None for unit in units) else step
 
     def _bound_update(self, units: list[_Unit], divisor: torch.Tensor | None) -> Callable[[], None]:
         """Return what updates the parameters of one group, device and dtype."""
@@ -113,14 +109,11 @@ class Optimizer(ABC):
         values = [unit.values for unit in units]
         steps, *parts = kept.of_ranges([unit.indices for unit in units])
         parts = [[of.view(like.shape) for of, like in zip(part, values, strict=True)] for part in parts]
-        gradients = [unit.gradients for unit in units]
-        loose = [(place, unit.parameter) for place, unit in enumerate(units) if unit.parameter is not None]
         everywhere = kept.places([unit.indices for unit in units])
 
         def update() -> None:
+            gradients = [unit.current_gradients() for unit in units]
             at, now = everywhere, cast("Any", [values, gradients, steps, *parts])
-            for place, parameter in loose:
-                gradients[place] = _gradient_of(parameter)
             if any(gradient is None for gradient in gradients):
                 found = [place for place, gradient in enumerate(gradients) if gradient is not None]
                 if not found:
@@ -219,6 +212,15 @@ class _Unit:
         """Which parameters of the group they are."""
         return range(self.start, self.start + self.n)
 
+    def current_gradients(self) -> torch.Tensor | None:
+        """Return the gradients, laid out in memory as the values are: the kernels look at nothing but memory."""
+        if self.parameter is None or self.parameter.grad is None:
+            return self.gradients
+        gradient = self.parameter.grad
+        if gradient.stride() == self.values.stride():
+            return gradient
+        return torch.empty_like(self.values).copy_(gradient)
+
 
 class _Kept:
     """What an optimizer keeps for the parameters of one group.
@@ -229,10 +231,7 @@ class _Kept:
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], n_parts: int) -> None:
-        kinds: dict[Any, list[int]] = {}
-        for index, parameter in enumerate(parameters):
-            kinds.setdefault((parameter.device, parameter.dtype), []).append(index)
-        self._kinds = list(kinds.values())
+        kinds = {(parameter.device, parameter.dtype) for parameter in parameters}
         sizes = [parameter.numel() for parameter in parameters]
         self._ends = [0, *accumulate(sizes)]
         self.is_flat = len(kinds) == 1 and all(parameter.is_contiguous() for parameter in parameters)
@@ -250,27 +249,8 @@ class _Kept:
         device = parameters[0].device
         self.steps: Any = torch.zeros(len(parameters), dtype=torch.float32, device=device)
         self._step_of = list(self.steps.unbind())
-        self._chosen: dict[tuple[int, ...], tuple[Any, list[list[list[Any]]]]] = {}
         if device.type == "cpu":
             self.steps = self.steps.numpy()
-
-    def stepped(self, indices: tuple[int, ...]) -> list[list[list[Any]]]:
-        """Count a step of some parameters, and return what is kept for them, by device and dtype.
-
-        Returns:
-            For each device and dtype their indices, the numbers of their steps, and each of their parts.
-        """
-        if indices not in self._chosen:
-            if len(self._chosen) >= _SETS_KEPT:
-                self._chosen.clear()
-            at = np.array(indices) if isinstance(self.steps, np.ndarray) else torch.tensor(indices)
-            self._chosen[indices] = (
-                slice(None) if len(indices) == len(self._step_of) else at,
-                self._of(indices),
-            )
-        at, found = self._chosen[indices]
-        self.steps[at] += 1
-        return found
 
     def places(self, ranges: Iterable[range]) -> Any:
         """Return what picks the numbers of steps of some parameters."""
@@ -281,14 +261,6 @@ class _Kept:
         """Return the number of a parameter's steps, and its parts."""
         return [values[index] for values in (self._step_of, *self._parts)]
 
-    def _of(self, indices: tuple[int, ...]) -> list[list[list[Any]]]:
-        by_kind = [[index for index in kind if index in set(indices)] for kind in self._kinds]
-        return [
-            [kind, *([values[index] for index in kind] for values in (self._step_of, *self._parts))]
-            for kind in by_kind
-            if kind
-        ]
-
     def of_ranges(self, ranges: Sequence[range]) -> list[list[torch.Tensor]]:
         """Return the same for parameters that have been stepped equally often, each range of them as one tensor."""
         if self.is_flat:
@@ -298,14 +270,6 @@ class _Kept:
         else:
             parts = [[part[of.start] for of in ranges] for part in self._parts]
         return [[self._step_of[of.start] for of in ranges], *parts]
-
-
-def _gradient_of(parameter: nn.Parameter) -> torch.Tensor | None:
-    """Return a parameter's gradient, laid out in memory as it is itself: the kernels look at nothing but memory."""
-    gradient = parameter.grad
-    if gradient is None or gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
 
 
 class SGD(Optimizer):

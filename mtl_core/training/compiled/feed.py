@@ -141,10 +141,5 @@ def _gaps(labels: torch.Tensor) -> tuple[bool, bool]:
     """Say whether any label ``[n, …]`` is missing, and whether all of some example are."""
     # Part by part: labels may be larger than memory.
     parts = [labels[start : start + _ROWS_AT_ONCE] for start in range(0, len(labels), _ROWS_AT_ONCE)]
-    if labels.ndim == 1:
-        is_missing = any(not bool(is_given(part).all()) for part in parts)
-        return is_missing, is_missing
-    return (
-        any(not bool(is_given(part).all()) for part in parts),
-        any(not bool(is_labelled(part).all()) for part in parts),
-    )
+    any_missing = any(not bool(is_given(part).all()) for part in parts)
+    return any_missing, any_missing and any(not bool(is_labelled(part).all()) for part in parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -155,7 +155,7 @@ class Program:
             losses = Losses(group.kind, source.t(), labels, of.masked, sums, counts, self._buffers, key)
             yield from losses.calls()
             if group.source in self._trained:
-                yield from self._into(group.source, lambda place: partial(place.copy_, losses.gradient.t()))
+                yield from self._into(group.source, lambda place: [partial(place.copy_, losses.gradient.t())])
         else:
             joined = _Joined(group.heads_of(chosen), self._flat, self._buffers, number)
             outputs = self._buffers.fixed((key, "outputs"), [group.width * len(chosen), self._n])
@@ -194,7 +194,7 @@ class Program:
             gradient = target
         # A stage without layers hands its source on.
         if wanted[0]:
-            yield from self._into(stage.source, lambda place: partial(place.copy_, gradient))
+            yield from self._into(stage.source, lambda place: [partial(place.copy_, gradient)])
 
     def _through_first(
         self, layer: Layer, backward: Callable[..., Iterator[Call]], source: Place, gradient: torch.Tensor
@@ -203,12 +203,7 @@ class Program:
             yield from backward(None, self._buffers, self.gradients)
             yield from self._product_into(source, gradient, layer.weight.detach())
             return
-        place, again = self._gradient_of(source), source in self._filled
-        self._filled.add(source)
-        target = self._buffers.rows((source, "more"), self._n, place.shape[1:]) if again else place
-        yield from backward(target, self._buffers, self.gradients)
-        if again:
-            yield partial(place.add_, target)
+        yield from self._into(source, lambda place: backward(place, self._buffers, self.gradients))
 
     def _gradient_of(self, place: Place) -> torch.Tensor:
         return self._buffers.rows((place, "gradient"), self._n, [self._widths[place]])
@@ -222,16 +217,16 @@ class Program:
             self._filled.add(place)
             yield partial(torch.mm, dy, weight, out=gradient)
 
-    def _into(self, place: Place, put: Callable[[torch.Tensor], Call]) -> Iterator[Call]:
+    def _into(self, place: Place, put: Callable[[torch.Tensor], Iterable[Call]]) -> Iterator[Call]:
         """Yield what puts something into the gradient of a value, or adds it."""
         gradient = self._gradient_of(place)
         if place in self._filled:
             more = self._buffers.rows((place, "more"), self._n, gradient.shape[1:])
-            yield put(more)
+            yield from put(more)
             yield partial(gradient.add_, more)
         else:
             self._filled.add(place)
-            yield put(gradient)
+            yield from put(gradient)
 
 
 @dataclass(frozen=True)

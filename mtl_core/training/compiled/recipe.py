@@ -278,7 +278,7 @@ def _add_groups(
     """Add siblings by what sets them apart in training, those that have a known loss and labels."""
     for siblings in heads:
         source = _place(siblings.source, f"module '{siblings.modules[0]}'")
-        apart: dict[object, list[tuple[str, Affine]]] = {}
+        apart: dict[tuple[LossKind, object, object], list[tuple[str, Affine]]] = {}
         for task, name in zip(siblings.tasks, siblings.modules, strict=True):
             head = Affine(cast("nn.Linear", model.module_pool[name]))
             kind = kind_of(model.tasks[task].loss_func)
@@ -288,11 +288,9 @@ def _add_groups(
             if kind and fits and not _faults(task, kind, siblings.width, loaders):
                 trained = tuple(parameter.requires_grad for parameter in head.parameters())
                 apart.setdefault((kind, trained, rates.get(name)), []).append((task, head))
-        for found in apart.values():
+        for (kind, *_), found in apart.items():
             tasks, of_tasks = zip(*found, strict=True)
-            kind = kind_of(model.tasks[tasks[0]].loss_func)
-            if kind:
-                recipe.groups.append(TaskGroup(kind, siblings.width, source, tasks, of_tasks))
+            recipe.groups.append(TaskGroup(kind, siblings.width, source, tasks, of_tasks))
 
 
 def _alone(
