@@ -6,6 +6,7 @@ All values are float32 ``[n, d]``. Calls are bound to their tensors beforehand: 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -19,6 +20,27 @@ from mtl_core.training.compiled.flat_parameters import Gradients
 Call = Callable[[], object]
 
 _aten: Any = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Backward:
+    """Where a layer's backward pass finds what it reads, and puts what it computes.
+
+    Attributes:
+        x: Input, if the layer ``reads_input``.
+        y: Output, if it ``reads_output``.
+        dy: The output's gradient.
+        dx: Where the input's gradient belongs; the output's itself, if that is allowed; None if none is wanted.
+        buffers: Memory for more, as in the forward pass.
+        gradients: Where those of parameters belong.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    dy: torch.Tensor
+    dx: torch.Tensor | None
+    buffers: Buffers
+    gradients: Gradients
 
 
 class Layer:
@@ -52,25 +74,8 @@ class Layer:
         """
         raise NotImplementedError
 
-    def backward(
-        self,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        dy: torch.Tensor,
-        dx: torch.Tensor | None,
-        buffers: Buffers,
-        gradients: Gradients,
-    ) -> Iterator[Call]:
-        """Yield what computes the gradients.
-
-        Args:
-            x: Input, if ``reads_input``.
-            y: Output, if ``reads_output``.
-            dy: The output's gradient.
-            dx: Where the input's gradient belongs; the output's itself, if that is allowed; None if none is wanted.
-            buffers: As in the forward pass.
-            gradients: Where those of parameters belong.
-        """
+    def backward(self, at: Backward) -> Iterator[Call]:
+        """Yield what computes the gradients."""
         raise NotImplementedError
 
 
@@ -99,23 +104,16 @@ class Affine(Layer):
         """Yield one product."""
         yield product(x, self.weight.detach(), None if self.bias is None else self.bias.detach(), y)
 
-    def backward(
-        self,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        dy: torch.Tensor,
-        dx: torch.Tensor | None,
-        buffers: Buffers,
-        gradients: Gradients,
-    ) -> Iterator[Call]:
+    def backward(self, at: Backward) -> Iterator[Call]:
         """Yield the products for weight, bias and input."""
+        gradients = at.gradients
         if self.weight in gradients:
-            yield weight_gradient(x, dy, gradients.of([self.weight]), gradients.beta(self.weight))
+            yield weight_gradient(at.x, at.dy, gradients.of([self.weight]), gradients.beta(self.weight))
         if self.bias is not None and self.bias in gradients:
             beta = gradients.beta(self.bias)
-            yield bias_gradient(dy, gradients.of([self.bias]), buffers.ones(len(dy)), beta)
-        if dx is not None:
-            yield partial(torch.mm, dy, self.weight.detach(), out=dx)
+            yield bias_gradient(at.dy, gradients.of([self.bias]), at.buffers.ones(len(at.dy)), beta)
+        if at.dx is not None:
+            yield partial(torch.mm, at.dy, self.weight.detach(), out=at.dx)
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor) -> Call:
@@ -165,18 +163,10 @@ class Activation(Layer):
         """Yield the function."""
         yield self._forward(x, y)
 
-    def backward(
-        self,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        dy: torch.Tensor,
-        dx: torch.Tensor | None,
-        buffers: Buffers,
-        gradients: Gradients,
-    ) -> Iterator[Call]:
+    def backward(self, at: Backward) -> Iterator[Call]:
         """Yield the function's derivative times the gradient."""
-        if dx is not None:
-            yield self._backward(x if self.reads_input else y, dy, dx)
+        if at.dx is not None:
+            yield self._backward(at.x if self.reads_input else at.y, at.dy, at.dx)
 
 
 class Dropout(Layer):
@@ -197,18 +187,10 @@ class Dropout(Layer):
         yield partial(mask.div_, 1 - self._p)
         yield partial(torch.mul, x, mask, out=y)
 
-    def backward(
-        self,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        dy: torch.Tensor,
-        dx: torch.Tensor | None,
-        buffers: Buffers,
-        gradients: Gradients,
-    ) -> Iterator[Call]:
+    def backward(self, at: Backward) -> Iterator[Call]:
         """Yield the product of mask and gradient."""
-        if dx is not None:
-            yield partial(torch.mul, dy, self._mask(dy, buffers), out=dx)
+        if at.dx is not None:
+            yield partial(torch.mul, at.dy, self._mask(at.dy, at.buffers), out=at.dx)
 
 
 class Normalization(Layer):
@@ -235,17 +217,10 @@ class Normalization(Layer):
         weight, bias = self.weight, self.bias
         return (None if weight is None else weight.detach(), None if bias is None else bias.detach())
 
-    def backward(
-        self,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        dy: torch.Tensor,
-        dx: torch.Tensor | None,
-        buffers: Buffers,
-        gradients: Gradients,
-    ) -> Iterator[Call]:
+    def backward(self, at: Backward) -> Iterator[Call]:
         """Yield all three gradients at once."""
-        places: list[torch.Tensor | None] = [dx]
+        gradients = at.gradients
+        places: list[torch.Tensor | None] = [at.dx]
         betas = [0]
         for parameter in (self.weight, self.bias):
             wanted = parameter is not None and parameter in gradients
@@ -253,7 +228,7 @@ class Normalization(Layer):
             betas.append(gradients.beta(parameter) if parameter is not None and wanted else 0)
         wanted = [place is not None for place in places]
         if any(wanted):
-            backward = self._gradients(x, dy, wanted, buffers)
+            backward = self._gradients(at.x, at.dy, wanted, at.buffers)
 
             def call() -> None:
                 for place, gradient, beta in zip(places, backward(), betas, strict=True):

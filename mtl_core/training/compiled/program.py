@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -13,6 +13,7 @@ from mtl_core.training.compiled.buffers import Buffers
 from mtl_core.training.compiled.flat_parameters import FlatParameters, Gradients
 from mtl_core.training.compiled.layers import (
     Affine,
+    Backward,
     Call,
     Layer,
     bias_gradient,
@@ -178,32 +179,31 @@ class Program:
         for index in range(len(stage.layers) - 1, -1, -1):
             layer = stage.layers[index]
             x, y = run.chain[index], run.chain[index + 1]
-            backward = partial(layer.backward, x, y, gradient)
+            at = Backward(x, y, gradient, None, self._buffers, self.gradients)
             if not wanted[index]:
-                yield from backward(None, self._buffers, self.gradients)
+                yield from layer.backward(at)
                 return
             if index == 0:
-                yield from self._through_first(layer, backward, stage.source, gradient)
+                yield from self._through_first(layer, at, stage.source)
                 return
             target = (
                 gradient
                 if layer.in_place
                 else self._buffers.rows((stage.node, index, "gradient"), self._n, [stage.widths[index]])
             )
-            yield from backward(target, self._buffers, self.gradients)
+            yield from layer.backward(replace(at, dx=target))
             gradient = target
         # A stage without layers hands its source on.
         if wanted[0]:
             yield from self._into(stage.source, lambda place: [partial(place.copy_, gradient)])
 
-    def _through_first(
-        self, layer: Layer, backward: Callable[..., Iterator[Call]], source: Place, gradient: torch.Tensor
-    ) -> Iterator[Call]:
+    def _through_first(self, layer: Layer, at: Backward, source: Place) -> Iterator[Call]:
+        """Yield a backward pass through a stage's first layer, whose input others may read, too."""
         if isinstance(layer, Affine):
-            yield from backward(None, self._buffers, self.gradients)
-            yield from self._product_into(source, gradient, layer.weight.detach())
-            return
-        yield from self._into(source, lambda place: backward(place, self._buffers, self.gradients))
+            yield from layer.backward(at)
+            yield from self._product_into(source, at.dy, layer.weight.detach())
+        else:
+            yield from self._into(source, lambda place: layer.backward(replace(at, dx=place)))
 
     def _gradient_of(self, place: Place) -> torch.Tensor:
         return self._buffers.rows((place, "gradient"), self._n, [self._widths[place]])
