@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtl_core import TaskloomError, TrainerConfig
@@ -73,6 +73,8 @@ def test_warm_up_rises_and_what_follows_falls_to_the_minimum(
     assert all(minimum <= value <= 1 for value in values[top:])
 
 
+# The first optimizer of torch's own in a process imports its compiler, which takes seconds.
+@settings(deadline=None)
 @given(
     n_steps=st.integers(4, 60),
     pct_start=st.floats(0.3, 0.9),
@@ -82,17 +84,17 @@ def test_warm_up_rises_and_what_follows_falls_to_the_minimum(
 def test_one_cycle_is_torch_s(
     n_steps: int, pct_start: float, div_factor: float, final_div_factor: float
 ) -> None:
-    settings = {"pct_start": pct_start, "div_factor": div_factor, "final_div_factor": final_div_factor}
+    cycle = {"pct_start": pct_start, "div_factor": div_factor, "final_div_factor": final_div_factor}
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 1.0, total_steps=n_steps, cycle_momentum=False, **settings
+        optimizer, 1.0, total_steps=n_steps, cycle_momentum=False, **cycle
     )
     expected: list[float] = []
     for _ in range(n_steps):
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         theirs.step()
-    config = {"one_cycle_config": settings}
+    config = {"one_cycle_config": cycle}
     assert rates(n_steps, lr_scheduler="one_cycle", lr_scheduler_config=config) == pytest.approx(expected)
 
 
