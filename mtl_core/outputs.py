@@ -45,21 +45,42 @@ class Softmax(Output):
 
         Where rounding could make equal probabilities of logits that differ, or one is not finite, they are computed.
         """
-        if logits.ndim != 2 or logits.numel() < _FEW or not logits.is_floating_point():
+        is_full = logits.dtype in (torch.float32, torch.float64)
+        if logits.ndim not in (2, 3) or logits.numel() < _FEW or not is_full:
             return super().preds_of(logits)
-        highest, preds = logits.max(dim=1, keepdim=True)
-        gaps = highest - logits
-        clear = (gaps > _ROUNDING) & (gaps < torch.inf)
-        preds = preds.squeeze(1)
-        n, k = logits.shape
-        if int(clear.count_nonzero()) != n * (k - 1):
-            unclear = clear.sum(dim=1) != k - 1
-            preds[unclear] = super().preds_of(logits[unclear])
+        if logits.ndim == 2 or logits.shape[1] > _MOST_CLASSES_CODED:
+            highest, preds = logits.max(dim=1, keepdim=True)
+            gaps = highest - logits
+            clear = ((gaps > _ROUNDING) & (gaps < torch.inf)).sum(dim=1) == logits.shape[1] - 1
+            preds = preds.squeeze(1)
+        else:
+            preds, clear = _coded_preds(logits)
+        if int(clear.count_nonzero()) != clear.numel():
+            unclear = ~clear
+            preds[unclear] = super().preds_of(logits.movedim(1, -1)[unclear])
         return preds
 
 
-_FEW = 512
+def _coded_preds(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the classes of the highest logits ``[m, k, n]``, and where they are clear: int64 and bool ``[m, n]``.
+
+    A reduction that keeps places takes ten times as long as a sum along many columns. So each class that is below the
+    highest adds a number of its own, and the sum over all classes but one says which one it is.
+    """
+    k = logits.shape[1]
+    own = torch.arange(k * k, k * k + k, dtype=logits.dtype, device=logits.device).unsqueeze(1)
+    highest = logits.amax(dim=1, keepdim=True)
+    below = (highest - logits).gt_(_ROUNDING).mul_(own).sum(dim=1)
+    # Of an infinite logit, or one that is not a number, this is none.
+    preds = below.neg_().add_(k**3 - k**2 + k * (k - 1) // 2).add_(highest.squeeze(1), alpha=0)
+    return preds.long(), preds < k
+
+
+_FEW = 2_048
 """Of fewer logits, the probabilities are computed sooner than it is found out that they need not be."""
+
+_MOST_CLASSES_CODED = 100
+"""Sums of numbers for so many classes are exact in float32."""
 
 _ROUNDING = 1e-6
 """Logits that are further apart have different probabilities in float32, whose rounding is a tenth of that."""

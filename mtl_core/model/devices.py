@@ -69,9 +69,9 @@ def to_device(value: Any, device: torch.device) -> Any:
 
 def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     """Return ``value`` with ``change`` done to every tensor in it, in nested dicts, lists and tuples too."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
     match cast("object", value):
-        case torch.Tensor():
-            return change(value)
         case Mapping():
             return {key: map_tensors(item, change) for key, item in value.items()}
         case list():

@@ -29,44 +29,61 @@ class _Column:
     It is one tensor from the start: small ones left over from each batch would keep the memory between them.
 
     Args:
+        block: The tasks that it was answered of.
         rows: How many rows there will probably be.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, block: Block, rows: int) -> None:
+        self._block = block
         self._rows = rows
         self._n = 0
         self._values: torch.Tensor | None = None
         self._dtype: torch.dtype | None = None
 
     def add(self, values: torch.Tensor) -> None:
-        """Add a batch's values ``[n, …]``.
+        """Add what was answered of a batch.
 
         Raises:
-            TaskloomError: If a row of them has another shape than those before.
+            TaskloomError: If a row of it has another shape than those before.
         """
-        narrow, end = _narrowed(values), self._n + len(values)
+        along, n = self._block.examples, values.shape[self._block.examples]
+        narrow, end = _narrowed(values), self._n + n
         if self._values is None:
             self._dtype = values.dtype
-            self._values = narrow if end >= self._rows else narrow.new_empty(self._rows, *narrow.shape[1:])
-        elif narrow.shape[1:] != self._values.shape[1:]:
-            shapes = f"{list(self._values.shape[1:])} and {list(narrow.shape[1:])}"
+            self._values = narrow if end >= self._rows else _with_rows(narrow, along, self._rows)
+        elif (shape := _row_shape(narrow, along)) != (before := _row_shape(self._values, along)):
             raise TaskloomError(
-                f"a task's answers for one example differ in shape from batch to batch: {shapes}"
+                f"a task's answers for one example differ in shape from batch to batch: {before} and {shape}"
             )
-        if end > len(self._values):
+        if end > self._values.shape[along]:
             # A sampler may draw more examples than there are.
-            room = self._values.new_empty(end, *self._values.shape[1:])
-            self._values = torch.cat([self._values[: self._n], room])
+            room = _with_rows(self._values, along, end - self._n)
+            self._values = torch.cat([self._values.narrow(along, 0, self._n), room], dim=along)
         if self._values is not narrow:
             self._values = self._values.to(torch.promote_types(self._values.dtype, narrow.dtype))
-            self._values[self._n : end] = narrow
+            self._values.narrow(along, self._n, n).copy_(narrow)
         self._n = end
 
-    def of_task(self, block: Block, place: int) -> torch.Tensor:
+    def of_task(self, place: int) -> torch.Tensor:
         """Return the values ``[n, …]`` of the task at a place in its block, in the dtype in which they came."""
+        # Of no example at all, nothing was answered.
         if self._values is None:
             return torch.empty(0)
-        return block.of_task(self._values[: self._n], place).to(self._dtype).contiguous()
+        values = self._values.narrow(self._block.examples, 0, self._n)
+        return self._block.of_task(values, place).to(self._dtype).contiguous()
+
+
+def _with_rows(like: torch.Tensor, along: int, n: int) -> torch.Tensor:
+    """Return new memory for ``n`` rows along a dimension, else of another tensor's shape."""
+    shape = list(like.shape)
+    shape[along] = n
+    return like.new_empty(shape)
+
+
+def _row_shape(values: torch.Tensor, along: int) -> list[int]:
+    shape = list(values.shape)
+    del shape[along]
+    return shape
 
 
 @dataclass(frozen=True)
@@ -75,16 +92,16 @@ class SplitPredictions:
 
     Attributes:
         reading: The split, read to its end.
-        columns: For each task the block in which it was answered, its place there, and what was answered, by kind.
+        columns: For each task its place in the block in which it was answered, and what was answered of that, by kind.
     """
 
     reading: SplitReading
-    columns: dict[str, tuple[Block, int, dict[str, _Column]]]
+    columns: dict[str, tuple[int, dict[str, _Column]]]
 
     def of_task(self, kind: str, task_name: str) -> torch.Tensor:
         """Return ``logits``, ``probs`` or ``preds`` of a task: a tensor ``[n, …]`` on the CPU."""
-        block, place, by_kind = self.columns[task_name]
-        return by_kind[kind].of_task(block, place)
+        place, by_kind = self.columns[task_name]
+        return by_kind[kind].of_task(place)
 
 
 def tasks_of_labels(
@@ -146,7 +163,8 @@ class Evaluation:
         """
         inference = self._inference(kinds)
         reading = inference.reading(loader, task_of, in_any_order=in_any_order)
-        columns = [{kind: _Column(len(loader.dataset)) for kind in block.kinds} for block in inference.blocks]
+        rows = len(loader.dataset)
+        columns = [{kind: _Column(block, rows) for kind in block.kinds} for block in inference.blocks]
         for answers in inference.answers(reading) if task_of else ():
             for by_kind, answered in zip(columns, answers, strict=True):
                 for kind, column in by_kind.items():
@@ -154,7 +172,7 @@ class Evaluation:
         return SplitPredictions(
             reading,
             {
-                name: (block, place, by_kind)
+                name: (place, by_kind)
                 for block, by_kind in zip(inference.blocks, columns, strict=True)
                 for place, name in enumerate(block.tasks)
             },

@@ -75,7 +75,11 @@ def linear_heads(network: TaskNetwork, task_names: Iterable[str]) -> list[Heads]
 
 def has_hooks(module: nn.Module) -> bool:
     """Say whether calling a module does more than its class says."""
-    return any(
-        getattr(module, hooks)
-        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    ) or "forward" in vars(module)
+    state = vars(module)
+    return bool(
+        state["_forward_hooks"]
+        or state["_forward_pre_hooks"]
+        or state["_backward_hooks"]
+        or state["_backward_pre_hooks"]
+        or "forward" in state
+    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from mtl_core.data import DictDataLoader
 from mtl_core.errors import MODULE_FAILURES
 from mtl_core.model.cut import Cut
 from mtl_core.model.devices import call, gpus_beside, map_tensors, to_device
-from mtl_core.model.heads import Heads, linear_heads
+from mtl_core.model.heads import Heads, has_hooks, linear_heads
 from mtl_core.model.network import TaskNetwork
 from mtl_core.model.plan import Source, value_of
 from mtl_core.model.reading import PathTraits, SplitReading
@@ -66,6 +67,32 @@ def evaluation_mode(network: nn.Module) -> Generator[None]:
             module.training = True
 
 
+def forward_of(module: nn.Module) -> Callable[..., Any]:
+    """Return what calling a module comes to, without the detours that hooks of torch's own modules would need.
+
+    It goes by the parameters that are the module's now.
+    """
+    kind = type(module)
+    if not kind.__module__.startswith("torch.nn.modules.") or has_hooks(module):
+        return module
+    match module:
+        case nn.Sequential():
+            return _chained([forward_of(part) for part in module])
+        case nn.Linear():
+            return partial(functional.linear, weight=module.weight, bias=module.bias)
+        case _:
+            return module.forward
+
+
+def _chained(forwards: Sequence[Callable[..., Any]]) -> Callable[[Any], Any]:
+    def forward(value: Any) -> Any:
+        for each in forwards:
+            value = each(value)
+        return value
+
+    return forward
+
+
 def answer(output: Output, logits: Any, kinds: Collection[str]) -> dict[str, Any]:
     """Return what is wanted of one task, by kind, on the CPU.
 
@@ -91,18 +118,19 @@ class Block:
     """Tasks that are answered together.
 
     Attributes:
-        tasks: Their names. Several are sibling linear heads with a softmax each, and what is answered of them is
-            ``[n, tasks, …]``; one alone is answered as ``[n, …]``.
+        tasks: Their names.
         kinds: What is wanted of them.
+        examples: Along which dimension of what is answered the examples lie: the first, or the last where the tasks are
+            sibling linear heads with a softmax each, of which ``[tasks, …, n]`` is answered.
     """
 
     tasks: tuple[str, ...]
     kinds: tuple[str, ...]
+    examples: int = 0
 
     def of_task(self, answered: torch.Tensor, place: int) -> torch.Tensor:
         """Return the part ``[n, …]`` of what was answered that is of the task at a place among them."""
-        # Of no example at all, nothing was answered.
-        return answered if len(self.tasks) == 1 or not len(answered) else answered[:, place]
+        return answered[place].movedim(-1, 0) if self.examples else answered
 
 
 @dataclass(frozen=True)
@@ -113,11 +141,18 @@ class _Product:
     weight: torch.Tensor
     bias: torch.Tensor | None
 
+    def of(self, value: Any) -> torch.Tensor:
+        """Return what the heads put out for what they read, ``[n, …, features]``, as ``[tasks · width, …, n]``."""
+        if not isinstance(value, torch.Tensor) or value.ndim != 2 or self.bias is None:
+            return functional.linear(value, self.weight, self.bias).movedim((-1, 0), (0, -1))
+        return torch.addmm(self.bias.unsqueeze(1), self.weight, value.t())
+
 
 class Inference:
     """Answers several tasks' kinds batch by batch, while the model's weights stay as they are.
 
-    Sibling linear heads with a softmax are one product, and one softmax. The model must be in evaluation mode.
+    Sibling linear heads with a softmax are one product, and one softmax, with the examples last: along few classes
+    torch takes many times as long as along many examples. The model must be in evaluation mode.
 
     Args:
         network: The model.
@@ -131,7 +166,7 @@ class Inference:
         self._network = network
         self._device = network.device
         self._gpus = gpus_beside(self._device) if network.config.dataparallel else []
-        self._modules = dict(network.module_pool.items())
+        self._forwards: dict[str, Callable[..., Any]] = {}
         self._traits = PathTraits.of(network, list(kinds))
         # None until it is found out.
         self._independent = True if self._traits.row_by_row else None
@@ -143,7 +178,7 @@ class Inference:
         self._nodes = network.plan.schedule(kinds, self._without)
         fused = {name for tasks in self._products for name in tasks}
         self.blocks = [
-            *(Block(tasks, _all_of(kinds[name] for name in tasks)) for tasks in self._products),
+            *(Block(tasks, _all_of(kinds[name] for name in tasks), -1) for tasks in self._products),
             *(Block((name,), tuple(kinds[name])) for name in kinds if name not in fused),
         ]
 
@@ -179,12 +214,12 @@ class Inference:
         # Before a module writes to them.
         together = {name: torch.cat([X_dict[name] for X_dict in batches]) for name in batches[0]}
         # Predictions hide what differs, as long as the likeliest class does not.
-        blocks = [Block(block.tasks, _all_of([("logits", "probs"), block.kinds])) for block in self.blocks]
+        blocks = [replace(block, kinds=_all_of([("logits", "probs"), block.kinds])) for block in self.blocks]
         apart = [self._answers(X_dict, blocks) for X_dict in batches]
         # The trial is not to be noticed: what draws at random goes on as if there had been none.
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
             try:
-                self._independent = _agree(apart, self._answers(together, blocks))
+                self._independent = all(map(_agree, blocks, self._answers(together, blocks), *apart))
             except MODULE_FAILURES:
                 self._independent = False
         return apart
@@ -217,7 +252,11 @@ class Inference:
             return [self._answered(block, fields, computed) for block in blocks]
 
     def _call(self, module_name: str, inputs: list[Any]) -> Any:
-        return call(self._modules[module_name], inputs, self._gpus)
+        if len(self._gpus) > 1:
+            return call(self._network.module_pool[module_name], inputs, self._gpus)
+        if module_name not in self._forwards:
+            self._forwards[module_name] = forward_of(self._network.module_pool[module_name])
+        return self._forwards[module_name](*inputs)
 
     def _answered(
         self, block: Block, fields: Mapping[str, Any], computed: Mapping[int, Any]
@@ -228,31 +267,29 @@ class Inference:
             return answer(output, computed[self._network.plan.output_node(name)], block.kinds)
         product = self._products[block.tasks]
         try:
-            value = value_of(product.source, fields, computed)
-            logits = functional.linear(value, product.weight, product.bias)
+            logits = product.of(value_of(product.source, fields, computed))
         except MODULE_FAILURES:
             # One by one, whichever it is says what is wrong.
             self._network.plan.run(fields, block.tasks, self._call)
             raise
-        # Each task's numbers are a column of what its head puts out for each example, whatever lies between.
-        n, h = len(logits), len(block.tasks)
-        by_task: torch.Tensor = logits.reshape(*logits.shape[:-1], h, -1).movedim(-2, 1)
-        if logits.ndim > 2:
-            by_kind = [answer(output, by_task[:, i], block.kinds) for i in range(h)]
-            return {kind: torch.stack([one[kind] for one in by_kind], dim=1) for kind in block.kinds}
-        found = answer(output, by_task.flatten(0, 1), block.kinds)
-        return {kind: tensor.reshape(n, h, *tensor.shape[1:]) for kind, tensor in found.items()}
+        by_task = logits.view(len(block.tasks), -1, *logits.shape[1:])
+        if by_task.ndim == 3:
+            return answer(output, by_task, block.kinds)
+        # An output function sees classes or vectors along the last dimension then.
+        each = [answer(output, of_task.movedim((-1, 0), (0, -1)), block.kinds) for of_task in by_task]
+        return {kind: torch.stack([one[kind].movedim(0, -1) for one in each]) for kind in block.kinds}
 
 
 def _all_of(kinds: Iterable[Sequence[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(kind for of_task in kinds for kind in of_task))
 
 
-def _agree(apart: Sequence[Any], together: Any) -> bool:
-    """Say whether answers ``[n, …]`` to several batches are those to all of their rows together, but for rounding."""
-    parts = zip(*map(_tensors, apart), strict=True)
+def _agree(block: Block, together: Mapping[str, Any], *apart: Mapping[str, Any]) -> bool:
+    """Say whether answers to several batches are those to all of their rows together, but for rounding."""
     return all(
-        _is_close(torch.cat(part), whole) for part, whole in zip(parts, _tensors(together), strict=True)
+        _is_close(torch.cat(parts, dim=block.examples), whole)
+        for kind, answered in together.items()
+        for whole, *parts in zip(_tensors(answered), *(_tensors(one[kind]) for one in apart), strict=True)
     )
 
 

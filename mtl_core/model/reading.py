@@ -26,7 +26,7 @@ ACTIVATION_BYTES = 2 * 2**20
 
 _MOST_ROWS = 16_384
 
-_MOST_ROWS_TRIED, _MOST_BATCHES_TRIED = 4_096, 8
+_MOST_ROWS_TRIED, _MOST_BATCHES_TRIED = 2_048, 8
 """How many rows, and how many of its loader's batches, a batch may have for modules of which little is known."""
 
 _ELEMENTWISE = (  # noqa: SIM905 One string reads better than thirty lines of one name each.
@@ -168,11 +168,12 @@ class PathTraits:
         """
         nodes = network.plan.nodes
         names = {nodes[node].module_name for node in network.plan.schedule(task_names)}
-        modules = [module for name in names for module in _within(network.module_pool[name])]
-        known = all(map(_is_row_by_row, modules))
+        modules = [module for name in names for module in network.module_pool[name].modules()]
+        hooked = any(map(has_hooks, modules))
+        known = not hooked and all(map(_is_row_by_row, modules))
         return cls(
             known and all(_is_row_by_row_output(network.tasks[name].output_func) for name in task_names),
-            any(map(has_hooks, modules)),
+            hooked,
             sum(map(_width, modules)),
             not known or any(vars(module).get("inplace", False) for module in modules),
         )
@@ -197,15 +198,8 @@ class PathTraits:
         return rows if rows >= 2 * loader.batch_size else None
 
 
-def _within(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield a module and all that it is made of."""
-    yield module
-    for child in module.children():
-        yield from _within(child)
-
-
 def _is_row_by_row(module: nn.Module) -> bool:
-    if type(module) not in _ROW_BY_ROW or has_hooks(module):
+    if type(module) not in _ROW_BY_ROW:
         return False
     match module:
         case nn.BatchNorm1d() | nn.BatchNorm2d() | nn.BatchNorm3d():
