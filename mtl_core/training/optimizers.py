@@ -110,11 +110,13 @@ class Optimizer(ABC):
         steps, *parts = kept.of_ranges([unit.indices for unit in units])
         parts = [[of.view(like.shape) for of, like in zip(part, values, strict=True)] for part in parts]
         everywhere = kept.places([unit.indices for unit in units])
+        fixed = [unit.gradients for unit in units]
+        are_fixed = all(unit.parameter is None for unit in units)
 
         def update() -> None:
-            gradients = [unit.current_gradients() for unit in units]
+            gradients = fixed if are_fixed else [unit.current_gradients() for unit in units]
             at, now = everywhere, cast("Any", [values, gradients, steps, *parts])
-            if any(gradient is None for gradient in gradients):
+            if not are_fixed and any(gradient is None for gradient in gradients):
                 found = [place for place, gradient in enumerate(gradients) if gradient is not None]
                 if not found:
                     return
@@ -255,6 +257,8 @@ class _Kept:
     def places(self, ranges: Iterable[range]) -> Any:
         """Return what picks the numbers of steps of some parameters."""
         at = [index for of in ranges for index in of]
+        if at == list(range(at[0], at[-1] + 1)):
+            return slice(at[0], at[-1] + 1)
         return np.array(at, dtype=np.int64) if isinstance(self.steps, np.ndarray) else torch.tensor(at)
 
     def of(self, index: int) -> list[torch.Tensor]:
