@@ -108,7 +108,7 @@ class Optimizer(ABC):
         group, kept = self.param_groups[units[0].group], self._kept[units[0].group]
         values = [unit.values for unit in units]
         steps, *parts = kept.of_ranges([unit.indices for unit in units])
-        parts = [[of.view(like.shape) for of, like in zip(part, values, strict=True)] for part in parts]
+        parts = [[of.view_as(like) for of, like in zip(part, values, strict=True)] for part in parts]
         everywhere = kept.places([unit.indices for unit in units])
         fixed = [unit.gradients for unit in units]
         are_fixed = all(unit.parameter is None for unit in units)

@@ -21,45 +21,41 @@ class FlatParameters:
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = list(parameters)
-        sizes = [parameter.numel() for parameter in self.parameters]
-        self._starts = dict(zip(self.parameters, accumulate(sizes, initial=0), strict=False))
+        self._places = _places(self.parameters)
         like = self.parameters[0].detach()
-        self._values = like.new_empty(sum(sizes))
+        self._values = like.new_empty(sum(parameter.numel() for parameter in self.parameters))
         self._gradients = torch.zeros_like(self._values)
         for parameter in self.parameters:
-            place = self._values[self._starts[parameter] : self._end(parameter)].view(parameter.shape)
+            place = self.values([parameter]).view(parameter.shape)
             place.copy_(parameter.detach())
             parameter.data = place
 
     def __contains__(self, parameter: nn.Parameter) -> bool:
-        return parameter in self._starts
+        return parameter in self._places
 
     def are_consecutive(self, parameters: Sequence[nn.Parameter]) -> bool:
         """Say whether parameters are here and lie one after the other."""
-        if not all(parameter in self._starts for parameter in parameters):
+        if not all(parameter in self._places for parameter in parameters):
             return False
         return all(self.follows(parameter, other) for other, parameter in pairwise(parameters))
 
     def follows(self, parameter: nn.Parameter, other: nn.Parameter) -> bool:
         """Say whether a parameter lies right behind another."""
-        return self._starts[parameter] == self._end(other)
+        return self._places[parameter][0] == self._places[other][1]
 
     def values(self, parameters: Sequence[nn.Parameter]) -> torch.Tensor:
         """Return the values ``[n]`` of consecutive parameters."""
-        return self._values[self._starts[parameters[0]] : self._end(parameters[-1])]
+        return self._values[self._places[parameters[0]][0] : self._places[parameters[-1]][1]]
 
     def gradients(self, parameters: Iterable[nn.Parameter]) -> Gradients:
         """Return memory for the gradients of some parameters, side by side; all share it that ask."""
-        chosen = {self._starts[p]: p for p in parameters if p in self._starts}
-        return Gradients([chosen[start] for start in sorted(chosen)], self._gradients)
+        chosen = {self._places[p]: p for p in parameters if p in self._places}
+        return Gradients([chosen[place] for place in sorted(chosen)], self._gradients)
 
     def release(self) -> None:
         """Give every parameter memory of its own again."""
         for parameter in self.parameters:
             parameter.data = parameter.detach().clone()
-
-    def _end(self, parameter: nn.Parameter) -> int:
-        return self._starts[parameter] + parameter.numel()
 
 
 class Gradients:
@@ -76,13 +72,12 @@ class Gradients:
 
     def __init__(self, parameters: Sequence[nn.Parameter], memory: torch.Tensor) -> None:
         self.parameters = parameters
-        sizes = [parameter.numel() for parameter in parameters]
-        self.all = memory[: sum(sizes)]
-        self._starts = dict(zip(parameters, accumulate(sizes, initial=0), strict=False))
+        self._places = _places(parameters)
+        self.all = memory[: sum(parameter.numel() for parameter in parameters)]
         self._written: set[nn.Parameter] = set()
 
     def __contains__(self, parameter: nn.Parameter) -> bool:
-        return parameter in self._starts
+        return parameter in self._places
 
     def of(self, parameters: Sequence[nn.Parameter]) -> torch.Tensor:
         """Return the gradients of consecutive parameters as one, ``[sum of first dimensions, …]``."""
@@ -90,8 +85,7 @@ class Gradients:
 
     def span(self, parameters: Sequence[nn.Parameter]) -> torch.Tensor:
         """Return the gradients ``[n]`` of consecutive parameters."""
-        start = self._starts[parameters[0]]
-        return self.all[start : start + sum(parameter.numel() for parameter in parameters)]
+        return self.all[self._places[parameters[0]][0] : self._places[parameters[-1]][1]]
 
     def beta(self, parameter: nn.Parameter) -> int:
         """Return by what to multiply what stands in a parameter's place, and take note that it is written to.
@@ -101,3 +95,9 @@ class Gradients:
         again = parameter in self._written
         self._written.add(parameter)
         return int(again)
+
+
+def _places(parameters: Sequence[nn.Parameter]) -> dict[nn.Parameter, tuple[int, int]]:
+    """Return where parameters that lie one after the other start and end."""
+    ends = list(accumulate((parameter.numel() for parameter in parameters), initial=0))
+    return dict(zip(parameters, pairwise(ends), strict=True))

@@ -139,7 +139,8 @@ class Program:
         """Yield what computes the losses of a group's tasks, and all gradients up to the group's source."""
         labels = of.labels
         if chosen != of.tasks:
-            rows = torch.tensor([of.tasks.index(task) for task in chosen], device=labels.device)
+            places = {task: place for place, task in enumerate(of.tasks)}
+            rows = torch.tensor([places[task] for task in chosen], device=labels.device)
             few = self._buffers.fixed(
                 (number, "few", self._n, len(chosen)), [len(chosen), *labels.shape[1:]], labels.dtype
             )
