@@ -67,6 +67,7 @@ class Taskloom:
             n_epochs=workload.n_epochs,
             lr=workload.lr,
             grad_clip=GRAD_CLIP,
+            precision=precision,
             progress_bar=False,
         )
 

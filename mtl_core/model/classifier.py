@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from mtl_core.data import DictDataLoader, YDict, is_labelled
 from mtl_core.errors import MODULE_FAILURES
 from mtl_core.model.cut import Cut
-from mtl_core.model.devices import ClassifierConfig
+from mtl_core.model.devices import ClassifierConfig, numbers_of
 from mtl_core.model.evaluation import Evaluation, tasks_of_labels
 from mtl_core.model.inference import KINDS, answer, evaluation_mode, fields_on, run_plan
 from mtl_core.model.joint_losses import joint_heads
@@ -114,7 +114,8 @@ class MultitaskClassifier(TaskNetwork):
         """
         weights = example_weights(X_dict)
         masks = {name: is_labelled(labels) for name, labels in Y_dict.items() if name in self.tasks}
-        counts = {name: n for name, mask in masks.items() if (n := int(mask.sum()))}
+        sizes = cast("list[int]", numbers_of([mask.sum() for mask in masks.values()]))
+        counts = {name: n for name, n in zip(masks, sizes, strict=True) if n}
         fields = self._fields(X_dict)
         together = jointly and weights is None
         joint = joint_heads(self, {name: Y_dict[name] for name in counts}) if together else []

@@ -57,6 +57,13 @@ def call(module: nn.Module, inputs: Sequence[Any], gpus: Sequence[int] = ()) -> 
     return data_parallel(module, tuple(inputs), list(gpus), gpus[0])
 
 
+def numbers_of(scalars: Sequence[torch.Tensor]) -> list[Any]:
+    """Return the numbers of tensors of one element each; for all of those on a GPU, it is waited once."""
+    if all(scalar.device.type == "cpu" for scalar in scalars):
+        return [scalar.item() for scalar in scalars]
+    return cast("list[Any]", torch.stack([scalar.detach().view(()) for scalar in scalars]).tolist())
+
+
 def to_device(value: Any, device: torch.device) -> Any:
     """Return ``value`` with every tensor in it on ``device``, in nested dicts, lists and tuples too.
 

@@ -7,11 +7,11 @@ from functools import partial
 
 import torch
 
-from mtl_core.data import DictDataLoader
 from mtl_core.model.classifier import MultitaskClassifier
 from mtl_core.model.cut import Cut
 from mtl_core.training.balancing import Balancer
 from mtl_core.training.batch_schedules import Draw
+from mtl_core.training.device_batches import BatchSource
 from mtl_core.training.early_stopping import Stopper
 from mtl_core.training.finiteness import BatchPosition, FinitenessGuard
 from mtl_core.training.precision import Precision
@@ -25,7 +25,7 @@ class AutogradSteps:
 
     Args:
         model: What is trained.
-        loaders: What it is trained on.
+        sources: What it is trained on.
         stopper: Knows which tasks have peaked.
         precision: What the forward pass computes in.
         guard: Looks at losses.
@@ -34,13 +34,13 @@ class AutogradSteps:
         stepper: Gathers gradients and follows them.
 
     Attributes:
-        sources: What the batch schedule draws from: the loaders.
+        sources: What the batch schedule draws from, as it was given.
     """
 
     def __init__(
         self,
         model: MultitaskClassifier,
-        loaders: Sequence[DictDataLoader],
+        sources: Sequence[BatchSource],
         stopper: Stopper,
         precision: Precision,
         guard: FinitenessGuard,
@@ -48,7 +48,7 @@ class AutogradSteps:
         balancer: Balancer,
         stepper: Stepper,
     ) -> None:
-        self.sources = list(loaders)
+        self.sources = list(sources)
         self._model = model
         self._stopper = stopper
         self._precision = precision

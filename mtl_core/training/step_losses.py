@@ -10,6 +10,7 @@ import torch
 from mtl_core.losses import Loss
 from mtl_core.model.classifier import MultitaskClassifier
 from mtl_core.model.cut import Cut
+from mtl_core.model.devices import numbers_of
 from mtl_core.task import Task
 from mtl_core.training.batch_schedules import Draw
 from mtl_core.training.early_stopping import Stopper
@@ -54,7 +55,7 @@ def batch_losses(
         labels = {task: Y for task, Y in Y_dict.items() if task not in stopper.peaked}
         losses, counts = model.calculate_loss(X_dict, labels, cut, jointly=jointly)
         losses |= stopper.losses(X_dict, Y_dict)
-        values = {task: loss.item() for task, loss in losses.items()}
+        values = dict(zip(losses, numbers_of(list(losses.values())), strict=True))
         found.append(BatchLosses(loader.dataset.name, losses, counts, values))
     return found
 

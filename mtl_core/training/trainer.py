@@ -22,6 +22,7 @@ from mtl_core.training.checkpointer import Checkpointer
 from mtl_core.training.compiled.recipe import NotCompiledError, Recipe, check_settings, recipe_for
 from mtl_core.training.compiled.steps import CompiledSteps
 from mtl_core.training.config import TrainerConfig
+from mtl_core.training.device_batches import on_device
 from mtl_core.training.diagnosis import Diagnosis
 from mtl_core.training.early_stopping import ModelStopper, NoStopper, Stopper
 from mtl_core.training.finiteness import BatchPosition, FinitenessGuard
@@ -249,7 +250,9 @@ class Trainer:
         losses = RunningLosses(config.train_split, tasks_and_datasets)
         precision = Precision(config.precision, model.device)
         stepper = Stepper(model, self.optimizer, precision, guard, config.grad_clip, average, self.balancer)
-        steps = AutogradSteps(model, train_loaders, stopper, precision, guard, losses, self.balancer, stepper)
+        sources, where_data_is = on_device(train_loaders, model.device)
+        _tell(listener, where_data_is)
+        steps = AutogradSteps(model, sources, stopper, precision, guard, losses, self.balancer, stepper)
         if recipe:
             steps = CompiledSteps(
                 model, recipe, train_loaders, self.optimizer, guard, losses, config.grad_clip, average, steps
