@@ -51,7 +51,8 @@ class Feed:
         self._incomplete = {task for task, (any_label, _) in gaps.items() if any_label}
         self.partly = {task for task, (_, whole_example) in gaps.items() if whole_example}
         self.others = tuple(task for task in recipe.others if task in data.Y_dict)
-        self._outside = recipe.fields_outside or set(data.X_dict)
+        outside = recipe.fields_outside or data.X_dict
+        self._outside = {name: X for name, X in data.X_dict.items() if name in outside}
         sources = {source for source in recipe.sources_of(self.tasks) if isinstance(source, str)}
         self._fields = sorted(sources)
         self._loads: dict[int, list[Callable[[Any], object]]] = {}
@@ -76,9 +77,9 @@ class Feed:
         """Return fields and labels that autograd looks at, in memory of their own."""
         if not isinstance(part, torch.Tensor):
             return part
-        X_dict, Y_dict = self.dataset.X_dict, self.dataset.Y_dict
+        Y_dict = self.dataset.Y_dict
         return (
-            {name: X.index_select(0, part) for name, X in X_dict.items() if name in self._outside},
+            {name: X.index_select(0, part) for name, X in self._outside.items()},
             {task: Y_dict[task].index_select(0, part) for task in self.others},
         )
 

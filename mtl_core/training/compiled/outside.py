@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -10,12 +10,14 @@ from torch import nn
 
 from mtl_core.data import is_labelled
 from mtl_core.model.classifier import MultitaskClassifier
-from mtl_core.model.devices import call
 from mtl_core.model.task_loss import mean_loss, task_loss
 from mtl_core.training.compiled.feed import Feed, Part
-from mtl_core.training.compiled.recipe import Place, Recipe
+from mtl_core.training.compiled.recipe import Recipe
 
 _SCHEDULES_KEPT = 512
+# Of torch.autograd.backward it leaves out a look at the gradients' shapes, which imports sympy and takes a good part of
+# the time that a small network's backward pass takes.
+_run_backward: Any = torch.autograd.graph._engine_run_backward  # pyright: ignore[reportPrivateUsage]
 
 
 class OtherLoss(NamedTuple):
@@ -44,12 +46,13 @@ class Outside:
         self._model = model
         self.parameters = list(parameters)
         self._heads = {model.plan.output_node(task) for group in recipe.groups for task in group.tasks}
-        self._schedules: dict[tuple[str, ...], list[int]] = {}
+        self._modules = dict(model.module_pool.items())
+        self._schedules: dict[tuple[tuple[str, ...], tuple[str, ...]], list[int]] = {}
         self._computed: dict[int, Any] = {}
         self._losses: dict[str, tuple[torch.Tensor, int]] = {}
 
     def forward(
-        self, feed: Feed, part: Part, tasks: Collection[str], places: Mapping[Place, torch.Tensor]
+        self, feed: Feed, part: Part, tasks: tuple[str, ...], places: Mapping[int, torch.Tensor]
     ) -> bool:
         """Compute what tasks need, and put the outputs that their heads read into places.
 
@@ -57,7 +60,7 @@ class Outside:
             feed: Has the batch.
             part: The batch.
             tasks: The tasks with compiled heads that have a label in the batch.
-            places: Where the heads read.
+            places: Where the heads read, by node.
 
         Returns:
             Whether all outputs are of their places' shapes, float32 ``[n, d]``.
@@ -65,17 +68,12 @@ class Outside:
         fields, labels = feed.batch(part)
         masks = {task: is_labelled(labels[task]) for task in feed.others}
         counts = {task: count for task, mask in masks.items() if (count := int(mask.sum()))}
-        pool = self._model.module_pool
-        nodes = self._nodes((*tasks, *counts))
-        self._computed = self._model.plan.execute(
-            nodes, fields, lambda name, inputs: call(pool[name], inputs)
-        )
-        for place, buffer in places.items():
-            if isinstance(place, int):
-                value = self._computed[place]
-                if not _is_like(value, buffer):
-                    return False
-                buffer.copy_(value.detach())
+        self._computed = self._model.plan.execute(self._nodes(tasks, tuple(counts)), fields, self._call)
+        for node, buffer in places.items():
+            value = self._computed[node]
+            if not _is_like(value, buffer):
+                return False
+            buffer.copy_(value.detach())
         self._losses = {}
         for task, count in counts.items():
             output = self._computed[self._model.plan.output_node(task)]
@@ -83,12 +81,17 @@ class Outside:
             self._losses[task] = task_loss(self._model.tasks[task], output, labels[task], some), count
         return True
 
-    def _nodes(self, tasks: tuple[str, ...]) -> list[int]:
-        if tasks not in self._schedules:
+    def _nodes(self, tasks: tuple[str, ...], others: tuple[str, ...]) -> list[int]:
+        nodes = self._schedules.get((tasks, others))
+        if nodes is None:
             if len(self._schedules) >= _SCHEDULES_KEPT:
                 self._schedules.clear()
-            self._schedules[tasks] = self._model.plan.schedule(tasks, without=self._heads)
-        return self._schedules[tasks]
+            nodes = self._model.plan.schedule((*tasks, *others), without=self._heads)
+            self._schedules[tasks, others] = nodes
+        return nodes
+
+    def _call(self, name: str, inputs: list[Any]) -> Any:
+        return self._modules[name](*inputs)
 
     def losses(self) -> list[OtherLoss]:
         """Return the losses of the other tasks on the batch."""
@@ -108,7 +111,7 @@ class Outside:
         wanted = [(value, gradient) for value, gradient in roots if value.requires_grad]
         if wanted:
             values, of_values = zip(*wanted, strict=True)
-            torch.autograd.backward(values, of_values)
+            _run_backward(values, of_values, False, False, (), allow_unreachable=True, accumulate_grad=True)
         self._computed, self._losses = {}, {}
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 

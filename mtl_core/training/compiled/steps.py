@@ -37,12 +37,16 @@ class _Bound:
         program: Computes losses and gradients.
         pairs: The tasks, each with the name of the dataset.
         counts: How many labels each task has, where none is missing; None where that differs by batch.
+        tasks: The program's tasks.
+        handed: Where the program reads what autograd computed, by node.
         update: Takes the optimizer's step.
     """
 
     program: Program
     pairs: list[tuple[str, str]]
     counts: list[float] | None
+    tasks: tuple[str, ...]
+    handed: dict[int, torch.Tensor]
     update: Call
 
     def losses(self) -> list[float]:
@@ -121,7 +125,7 @@ class CompiledSteps:
         n_labelled = feed.n_labelled(n) if feed.partly else None
         bound = self._program(feed, n, n_labelled)
         program = bound.program
-        if self._outside and not self._outside.forward(feed, part, program.tasks, program.given):
+        if self._outside and not self._outside.forward(feed, part, bound.tasks, bound.handed):
             self._is_plain = True
             return self._plain.take_in([(feed.whole(part), feed)], position)
         for call in program.calls:
@@ -171,11 +175,11 @@ class CompiledSteps:
         """Get ready for a step along the gradients, if they are finite."""
         program = bound.program
         gradient = program.gradients.all
-        square = torch.dot(gradient, gradient).item()
-        gradients = self._outside.backward(program.gradients_of_given) if self._outside else []
-        if gradients:
-            square += norm_of(gradients) ** 2
-        norm = math.sqrt(square) if square >= 0 else math.nan
+        if self._outside:
+            norm = norm_of([gradient, *self._outside.backward(program.gradients_of_given)])
+        else:
+            square = torch.dot(gradient, gradient).item()
+            norm = math.sqrt(square) if square >= 0 else math.nan
         if not math.isfinite(norm) and not self._passes(program, norm, position):
             return
         if self._grad_clip:
@@ -207,13 +211,14 @@ class CompiledSteps:
     @torch.no_grad()
     def _bind(self, feed: Feed, n: int, tasks: Collection[str]) -> _Bound:
         labels = feed.labels(n)
-        values: dict[Place, torch.Tensor] = {**feed.fields(n)}
+        handed: dict[int, torch.Tensor] = {}
         if self._outside:
-            values |= {
+            handed = {
                 place: self._buffers.rows(("outside", place), n, [self._recipe.widths[place]])
                 for place in self._recipe.sources_of(tasks)
                 if isinstance(place, int)
             }
+        values: dict[Place, torch.Tensor] = {**feed.fields(n), **handed}
         schedule = self._model.plan.schedule(tasks)
         program = Program(self._recipe, schedule, n, values, labels, tasks, self._flat, self._buffers)
         is_masked = any(of.masked for of in labels.values())
@@ -221,7 +226,8 @@ class CompiledSteps:
         divisor = self._divisor if self._grad_clip else None
         others = self._outside.parameters if self._outside else ()
         update = self._optimizer.bound(self._spans(program.gradients), divisor, others)
-        return _Bound(program, [(task, feed.dataset.name) for task in program.tasks], counts, update)
+        pairs = [(task, feed.dataset.name) for task in program.tasks]
+        return _Bound(program, pairs, counts, tuple(program.tasks), handed, update)
 
     def _spans(self, gradients: Gradients) -> list[Span]:
         """Return parameters that lie side by side and are always stepped together, each such run as one."""
