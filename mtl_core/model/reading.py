@@ -26,7 +26,7 @@ ACTIVATION_BYTES = 2 * 2**20
 
 _MOST_ROWS = 16_384
 
-_MOST_ROWS_TRIED, _MOST_BATCHES_TRIED = 2_048, 8
+_MOST_ROWS_TRIED, _MOST_BATCHES_TRIED = 1_024, 8
 """How many rows, and how many of its loader's batches, a batch may have for modules of which little is known."""
 
 _ELEMENTWISE = (  # noqa: SIM905 One string reads better than thirty lines of one name each.
@@ -94,7 +94,6 @@ class SplitReading:
                 yield {name: rows.clone() for name, rows in fields.items()} if self._writes else fields
         elif self._in_memory:
             for at in self._indices():
-                self._order.append(at)
                 yield {
                     name: values.index_select(0, at.to(values.device)) for name, values in data.X_dict.items()
                 }
@@ -114,6 +113,9 @@ class SplitReading:
         n = 0
         for indices in self.loader.index_batches():
             found.append(indices)
+            if self._in_memory:
+                # Parts of the order that the loader has drawn, where they are: no memory of their own.
+                self._order.append(indices)
             n += indices.numel()
             if n >= (self.rows or 0):
                 yield torch.cat(found)
@@ -130,8 +132,8 @@ class SplitReading:
         if self._in_order:
             return values.cpu()
         if self._in_memory:
-            order = _joined(self._order).to(torch.int64)
-            return values.index_select(0, order.to(values.device)).cpu()
+            self._order = [_joined(self._order).to(torch.int64)]
+            return values.index_select(0, self._order[0].to(values.device)).cpu()
         return _joined(self._read[label])
 
     def _noting_labels(self, batches: Iterable[tuple[XDict, dict[str, torch.Tensor]]]) -> Iterator[XDict]:
