@@ -1,10 +1,10 @@
 """The limit loops: the least Python that does a workload's arithmetic with torch's own kernels.
 
 Two forms: eager autograd, and a backward pass written by hand on buffers made beforehand. Batches are indices from a
-permutation an epoch, the heads that a batch has labels for are one product with the examples last (along few classes
-torch's softmax takes many times as long), their losses one call, parameters and gradients lie in flat buffers, clipping
-takes one norm, and Adam is torch's fused kernel. They leave out what a trainer
-has to have: labels that are missing, losses by task, any metric but accuracy.
+permutation an epoch, the heads that a batch has labels for are one product, their losses one call, parameters and
+gradients lie in flat buffers, clipping takes one norm, and Adam is torch's fused kernel. Several heads have the
+examples last: along few classes torch's softmax takes many times as long as along many examples. They leave out what a
+trainer has to have: labels that are missing, losses by task, any metric but accuracy.
 
 Run one from the repository's root: ``python -m benchmarks.limits hand-written W1 1 0``, or ``autograd``.
 """
@@ -96,10 +96,12 @@ class Network:
         )
 
     def logits(self, head: Head, values: torch.Tensor) -> torch.Tensor:
-        """Return the head's answers ``[tasks, classes, n]`` to values ``[n, d]``."""
+        """Return the head's answers to values ``[n, d]``: ``[tasks, classes, n]``, but of one task ``[n, classes]``."""
         hidden = values
         for weight, bias in self.trunk:
             hidden = torch.addmm(bias, hidden, weight.t()).relu_()
+        if len(head.tasks) == 1:
+            return torch.addmm(head.bias, hidden, head.weight.t())
         logits = torch.addmm(head.bias.unsqueeze(1), head.weight, hidden.t())
         return logits.view(len(head.tasks), -1, len(values))
 
@@ -121,10 +123,7 @@ class Network:
         for values, labels in zip(
             all_values.split(N_ROWS_SCORED), all_labels.split(N_ROWS_SCORED), strict=True
         ):
-            logits = self.logits(head, values)
-            # To find the places of the highest takes ten times as long as to find them, and ties are rare.
-            chosen = logits.gather(1, labels.t().unsqueeze(1)).squeeze(1)
-            correct += (chosen == logits.amax(dim=1)).sum(dim=1)
+            correct += _are_highest(self.logits(head, values), labels).sum(dim=-1)
         return correct
 
     def weights(self) -> Weights:
@@ -173,7 +172,8 @@ class AutogradLimit(Network):
                 gradients = self.gradients[: n_trunk + head.flat.numel()]
                 gradients.zero_()
                 logits = self.logits(head, head.values.index_select(0, rows))
-                loss = F.cross_entropy(logits, head.labels.index_select(0, rows).t())
+                labels = head.labels.index_select(0, rows)
+                loss = F.cross_entropy(logits, labels.view(-1) if len(head.tasks) == 1 else labels.t())
                 loss.backward()
                 total += loss.detach()
                 # The loss is a mean over tasks, not their sum.
@@ -217,8 +217,12 @@ class Buffers:
         self._logits = torch.empty(n_logits, n)
         self._by_task = self._logits.view(n_tasks, -1, n)
         self._log_probs = torch.empty_like(self._by_task)
-        self._by_label = self._labels.t(), self._labels.t().unsqueeze(1)
-        self._minus_one = torch.full((n_tasks, 1, n), -1.0)
+        # Where the labels' logits lie, in memory: a label's is as many times n behind its first class's.
+        firsts = torch.arange(n_tasks).unsqueeze(1) * (n_logits // n_tasks * n) + torch.arange(n)
+        self._into_places = firsts, self._labels.t(), n
+        self._places = torch.empty(n_tasks, n, dtype=torch.int64)
+        self._chosen, self._minus_ones = torch.empty(n_tasks * n), torch.full((n_tasks * n,), -1.0)
+        self._flat = self._log_probs.view(-1), self._logits.view(-1), self._places.view(-1)
         self._head = head.bias.unsqueeze(1), head.weight, hidden[-1].t()
         # Probabilities, and then the gradient of the logits, lie where the logits did.
         d_outputs = [*(torch.empty_like(values) for values in hidden), self._logits.t()]
@@ -235,7 +239,7 @@ class Buffers:
         self._first = d_outputs[0], d_outputs[0].t(), *gradients[0]
 
     def loss_and_gradients(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss; ``gradients`` become those of its sum."""
+        """Return the sum of all losses; ``gradients`` become those of it."""
         values, labels = self._table
         torch.index_select(values, 0, rows, out=self._values)
         torch.index_select(labels, 0, rows, out=self._labels)
@@ -244,10 +248,13 @@ class Buffers:
             answers.relu_()
         torch.addmm(*self._head, out=self._logits)
         torch.log_softmax(self._by_task, 1, out=self._log_probs)
-        labels, places = self._by_label
-        loss = F.nll_loss(self._log_probs, labels)
+        firsts, labels, n = self._into_places
+        log_probs, probs, places = self._flat
+        torch.add(firsts, labels, alpha=n, out=self._places)
+        torch.index_select(log_probs, 0, places, out=self._chosen)
+        loss = torch.dot(self._chosen, self._minus_ones)
         torch.exp(self._log_probs, out=self._by_task)
-        self._by_task.scatter_add_(1, places, self._minus_one)
+        probs.index_add_(0, places, self._minus_ones)
         for d_answers, d_transposed, values, weight, d_values, d_weight, d_bias in self._backward:
             torch.mm(d_transposed, values, out=d_weight)
             torch.sum(d_answers, 0, out=d_bias)
@@ -257,6 +264,17 @@ class Buffers:
         torch.mm(d_transposed, self._values, out=d_weight)
         torch.sum(d_answers, 0, out=d_bias)
         return loss
+
+
+def _are_highest(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Say which labels ``[n, tasks]`` are the first class of those with the highest of logits, as they are laid out."""
+    if logits.ndim == 2:
+        return logits.argmax(dim=1) == labels.view(-1)
+    # Along another dimension than the last, to look for the places of the highest takes many times as long.
+    highest = logits == logits.amax(dim=1, keepdim=True)
+    if int(highest.count_nonzero()) != labels.numel():
+        return logits.argmax(dim=1) == labels.t()
+    return highest.gather(1, labels.t().unsqueeze(1)).squeeze(1)
 
 
 def _flat(layers: list[Layer]) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
