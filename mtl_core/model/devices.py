@@ -58,8 +58,9 @@ def call(module: nn.Module, inputs: Sequence[Any], gpus: Sequence[int] = ()) -> 
 
 
 def numbers_of(scalars: Sequence[torch.Tensor]) -> list[Any]:
-    """Return the numbers of tensors of one element each; for all of those on a GPU, it is waited once."""
-    if all(scalar.device.type == "cpu" for scalar in scalars):
+    """Return the numbers of tensors of one element each; where all are on one GPU, it is waited for once."""
+    devices = {scalar.device for scalar in scalars}
+    if len(devices) != 1 or any(device.type == "cpu" for device in devices):
         return [scalar.item() for scalar in scalars]
     return cast("list[Any]", torch.stack([scalar.detach().view(()) for scalar in scalars]).tolist())
 

@@ -130,7 +130,7 @@ def on_device(
         budget = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 0
     in_memory = [loader for loader in loaders if _gathers_from_memory(loader)]
     tensors = {id(tensor): tensor for loader in in_memory for tensor in _tensors(loader.dataset)}
-    size = sum(t.numel() * t.element_size() for t in tensors.values() if t.device != device)
+    size = sum(t.nbytes for t in tensors.values() if t.device != device)
     held = in_memory if size <= budget else []
     copies = {key: tensor.to(device) for key, tensor in tensors.items()} if held else {}
     sources: list[BatchSource] = []

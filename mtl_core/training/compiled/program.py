@@ -58,7 +58,6 @@ class Program:
         counts: How many labels each has, ``[t]``.
         means: Whether the loss of each is the mean over its labels rather than their sum.
         gradients: The gradients of the parameters that the tasks depend on.
-        given: What was given as computed.
         gradients_of_given: Where the gradients of what autograd computed are found afterwards, by node.
     """
 
@@ -75,7 +74,6 @@ class Program:
     ) -> None:
         self._buffers = buffers
         self._flat = flat
-        self.given = dict(values)
         self._values = dict(values)
         self._n = n
         self._filled: set[Place] = set()
@@ -104,7 +102,7 @@ class Program:
             self.calls += self._backward(run)
         self.gradients_of_given = {
             place: self._gradient_of(place)
-            for place in self.given
+            for place in values
             if isinstance(place, int) and place in self._filled
         }
 
