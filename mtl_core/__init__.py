@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         OperationError,
         SpecError,
         TaskloomError,
+        TrainingStoppedError,
     )
     from mtl_core.losses import cross_entropy_with_probs
     from mtl_core.mapped import ArrayWriter, MappedDataset
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from mtl_core.training.log_manager import LogManager
     from mtl_core.training.log_writers import LogWriter, TensorBoardWriter
     from mtl_core.training.progress import FitListener, Progress
+    from mtl_core.training.snapshots import SnapshotFolder, Snapshots
     from mtl_core.training.trainer import Trainer
 
 __all__ = [
@@ -82,12 +84,15 @@ __all__ = [
     "SliceAwareClassifier",
     "SliceCombinerModule",
     "SlicingFunction",
+    "SnapshotFolder",
+    "Snapshots",
     "SpecError",
     "Task",
     "TaskloomError",
     "TensorBoardWriter",
     "Trainer",
     "TrainerConfig",
+    "TrainingStoppedError",
     "add_slice_labels",
     "collate_dicts",
     "convert_to_slice_tasks",
@@ -121,6 +126,7 @@ _HOMES = {
         "OperationError",
         "SpecError",
         "TaskloomError",
+        "TrainingStoppedError",
     ),
     "mtl_core.losses": ("cross_entropy_with_probs",),
     "mtl_core.mapped": (
@@ -188,6 +194,10 @@ _HOMES = {
     "mtl_core.training.progress": (
         "FitListener",
         "Progress",
+    ),
+    "mtl_core.training.snapshots": (
+        "SnapshotFolder",
+        "Snapshots",
     ),
     "mtl_core.training.trainer": ("Trainer",),
 }

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, cast
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from mtl_core.errors import TaskloomError
 
@@ -219,24 +229,43 @@ class DictDataLoader(DataLoader[Batch]):
         super().__init__(dataset, collate_fn=cast("Any", collate_fn), **kwargs)
         self.collates_because = self._obstacle()
 
-    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if self.collates_because:
-            yield from super().__iter__()
-        else:
-            yield from self.dataset.batches(self.index_batches())
+    @property
+    def draws_order_at_once(self) -> bool:
+        """Whether an epoch's order comes from torch's global generator, all of it when the first batch is drawn."""
+        sampler = cast("Any", self.sampler)
+        if not self._is_batched_plainly or self.generator is not None:
+            return False
+        return isinstance(sampler, ShuffledSampler | SequentialSampler) or (
+            type(sampler) in (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+            and sampler.generator is None
+        )
 
-    def index_batches(self) -> Iterator[torch.Tensor]:
-        """Draw one epoch's batches as indices of examples: int64, one tensor ``[k]`` for each batch, in order."""
-        sampler, batches = cast("object", self.sampler), cast("Any", self.batch_sampler)
-        is_plain = type(batches) is BatchSampler and batches.sampler is sampler
-        if is_plain and isinstance(sampler, ShuffledSampler | SequentialSampler):
+    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.from_batch(0)
+
+    def from_batch(self, number: int) -> Iterator[Batch]:
+        """Draw one epoch's batches, but for those before a number, counted from 0."""
+        if self.collates_because:
+            yield from islice(super().__iter__(), number, None)
+        else:
+            yield from self.dataset.batches(self.index_batches(number))
+
+    def index_batches(self, number: int = 0) -> Iterator[torch.Tensor]:
+        """Draw the same batches as indices of examples: int64, one tensor ``[k]`` for each batch, in order."""
+        sampler = cast("object", self.sampler)
+        if self._is_batched_plainly and isinstance(sampler, ShuffledSampler | SequentialSampler):
             n, size = len(self.dataset), cast("int", self.batch_size)
             order = sampler.order() if isinstance(sampler, ShuffledSampler) else torch.arange(n)
             end = n - n % size if self.drop_last else n
-            yield from cast("Any", order[:end]).split(size) if end else ()
+            yield from cast("Any", order[number * size : end]).split(size) if end > number * size else ()
         else:
-            for indices in batches:
+            for indices in islice(cast("Any", self.batch_sampler), number, None):
                 yield torch.as_tensor(indices, dtype=torch.int64)
+
+    @property
+    def _is_batched_plainly(self) -> bool:
+        batches = cast("Any", self.batch_sampler)
+        return type(batches) is BatchSampler and batches.sampler is self.sampler
 
     def _obstacle(self) -> str | None:
         """Say what keeps batches from being gathered, in the words of the option; None where nothing does."""

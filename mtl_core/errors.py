@@ -24,6 +24,10 @@ class TaskloomError(ValueError):
     """Something the caller asked for cannot be done; the message says what and where."""
 
 
+class TrainingStoppedError(TaskloomError):
+    """A training was stopped between two steps because its listener wanted that."""
+
+
 class ModuleConflictError(TaskloomError):
     """Two tasks declare one module name with different architectures."""
 

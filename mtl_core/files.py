@@ -28,15 +28,20 @@ def written_whole(path: str | os.PathLike[str]) -> Generator[Path]:
     scratch = Path(name)
     try:
         yield scratch
-        with scratch.open("rb+") as file:
-            os.fsync(file.fileno())
         # A temporary file is for its owner alone; what takes its place is for whom the process makes files for.
         mask = os.umask(0)
         os.umask(mask)
         scratch.chmod(0o666 & ~mask)
-        scratch.replace(target)
+        move_durably(scratch, target)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def move_durably(path: Path, target: Path) -> None:
+    """Have a file take the place of another in its file system, so that neither it nor its name is lost any more."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+    path.replace(target)
     folder = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

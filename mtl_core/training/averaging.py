@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -66,6 +67,19 @@ class WeightAverage:
                 for parameter in self._model.module_pool[name].parameters():
                     if parameter in self._means:
                         self._means[parameter].copy_(parameter)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the mean, and how often it was updated."""
+        names = {parameter: name for name, parameter in self._model.named_parameters()}
+        means = {names[parameter]: mean.to("cpu", copy=True) for parameter, mean in self._means.items()}
+        return {"means": means, "updates": self._updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
+        self._updates = state["updates"]
+        parameters = dict(self._model.named_parameters())
+        for name, mean in state["means"].items():
+            self._means[parameters[name]].copy_(mean)
 
     @contextmanager
     def in_place(self) -> Generator[None]:

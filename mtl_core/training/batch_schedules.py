@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 
@@ -18,6 +19,10 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[Any]:
         """Draw an epoch's batches."""
+        ...
+
+    def from_batch(self, number: int) -> Iterator[Any]:
+        """Draw an epoch's batches, but for those before a number."""
         ...
 
     def __len__(self) -> int:
@@ -70,21 +75,107 @@ class Scheduler(ABC):
         Args:
             sources: Loaders, or others that have a length and can be gone through any number of times.
         """
-        batches = [iter(source) for source in sources]
-        for indices in self.steps([len(source) for source in sources]):
-            step: list[tuple[Any, S]] = []
-            for index in indices:
-                batch = next(batches[index], None)
-                if batch is None:
-                    batches[index] = iter(sources[index])
-                    batch = next(batches[index])
-                step.append((batch, sources[index]))
-            yield step
+        return iter(EpochDraws(self, sources))
 
     def get_batches(self, dataloaders: Sequence[DictDataLoader]) -> Iterator[Draw]:
         """Yield one epoch's batches, each with the loader that it came from."""
         for step in self.get_steps(dataloaders):
             yield from step
+
+
+@dataclass
+class _Opened:
+    """A source that is being gone through.
+
+    Attributes:
+        batches: Its batches.
+        begun: Torch's random state when the first of them was drawn.
+        n_drawn: How many were drawn.
+        is_behind: Whether ``batches`` is still to draw what comes after those, and that with ``begun``.
+    """
+
+    batches: Iterator[Any]
+    begun: torch.Tensor
+    n_drawn: int = 0
+    is_behind: bool = False
+
+    def draw(self) -> Any:
+        """Return the next batch, or None when there is no more."""
+        if self.is_behind:
+            with torch.random.fork_rng(devices=[]):
+                torch.set_rng_state(self.begun)
+                batch = next(self.batches, None)
+            self.is_behind = False
+        else:
+            batch = next(self.batches, None)
+        self.n_drawn += batch is not None
+        return batch
+
+
+class EpochDraws(Generic[S]):
+    """The batches of one epoch, step by step, and where in it a training stands.
+
+    Args:
+        scheduler: Says from which source each batch comes.
+        sources: What batches are drawn from.
+        place: Where to go on, as :meth:`place` had it of the same sources; default: the beginning.
+
+    Attributes:
+        n_drawn: Steps that were drawn.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, sources: Sequence[S], place: Mapping[str, Any] | None = None
+    ) -> None:
+        self._scheduler = scheduler
+        self._sources = sources
+        self._opened: list[_Opened | None] = [None] * len(sources)
+        self._ordered: torch.Tensor | None = None
+        self.n_drawn = 0
+        if place is not None:
+            self.n_drawn, self._ordered = place["n_drawn"], place["ordered"]
+            for index, opened in enumerate(place["sources"]):
+                if opened is not None:
+                    n_drawn = opened["n_drawn"]
+                    batches = sources[index].from_batch(n_drawn)
+                    self._opened[index] = _Opened(batches, opened["begun"], n_drawn, is_behind=True)
+
+    def __iter__(self) -> Iterator[list[tuple[Any, S]]]:
+        """Draw the steps that are left."""
+        for indices in self._order()[self.n_drawn :]:
+            self.n_drawn += 1
+            yield [(self._next(index), self._sources[index]) for index in indices]
+
+    def place(self) -> dict[str, Any]:
+        """Return where the epoch stands.
+
+        Torch's random states are those of when its order, and that of each source, was drawn: orders are drawn again
+        rather than kept, which takes sources that draw theirs at once.
+        """
+        return {
+            "n_drawn": self.n_drawn,
+            "ordered": self._ordered,
+            "sources": [
+                None if opened is None else {"begun": opened.begun, "n_drawn": opened.n_drawn}
+                for opened in self._opened
+            ],
+        }
+
+    def _order(self) -> list[list[int]]:
+        lengths = [len(source) for source in self._sources]
+        if self._ordered is None:
+            self._ordered = torch.get_rng_state()
+            return self._scheduler.steps(lengths)
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._ordered)
+            return self._scheduler.steps(lengths)
+
+    def _next(self, index: int) -> Any:
+        opened = self._opened[index]
+        if opened is not None and (batch := opened.draw()) is not None:
+            return batch
+        opened = self._opened[index] = _Opened(iter(self._sources[index]), torch.get_rng_state())
+        return opened.draw()
 
 
 class SequentialScheduler(Scheduler):

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+
 from mtl_core.errors import TaskloomError
-from mtl_core.files import written_whole
+from mtl_core.files import read_tensors, written_whole
 from mtl_core.model.classifier import MultitaskClassifier
 from mtl_core.training.config import CheckpointerConfig
 from mtl_core.training.watched_metrics import WatchedMetric
@@ -110,6 +112,24 @@ class Checkpointer:
         if self._metric.name in self.best_metric_dict:
             model.load(self._best_paths[self._metric.name])
         return model
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best values and models so far, and which checkpoints are there."""
+        return {
+            "condition_met": self.checkpoint_condition_met,
+            "values": self.best_metric_dict,
+            "saved": [path.name for path in self._saved],
+            "best": {name: read_tensors(self._best_paths[name])[0] for name in self.best_metric_dict},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned; the files of the best models are written again."""
+        self.checkpoint_condition_met = state["condition_met"]
+        self.best_metric_dict = dict(state["values"])
+        self._saved = [Path(self.checkpoint_dir) / name for name in state["saved"]]
+        for name, tensors in state["best"].items():
+            with written_whole(self._best_paths[name]) as scratch:
+                scratch.write_bytes(safetensors.torch.save(tensors))
 
     def _paths(self) -> dict[str, Path]:
         paths = {name: Path(self.checkpoint_dir) / _file_name(name) for name in self._watched}

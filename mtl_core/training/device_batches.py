@@ -37,7 +37,11 @@ class HeldSplit:
         Raises:
             IndexError: If a sampler draws an example that there is not.
         """
-        yield from self.dataset.batches(map(self._sent, self._loader.index_batches()))
+        return self.from_batch(0)
+
+    def from_batch(self, number: int) -> Iterator[Batch]:
+        """Draw an epoch's batches, but for those before a number."""
+        yield from self.dataset.batches(map(self._sent, self._loader.index_batches(number)))
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -67,6 +71,10 @@ class SentAhead:
 
     def __iter__(self) -> Iterator[Batch]:
         """Draw an epoch's batches, those of the loader."""
+        return self.from_batch(0)
+
+    def from_batch(self, number: int) -> Iterator[Batch]:
+        """Draw an epoch's batches, but for those before a number."""
         stream = None
         if self._device.type == "cuda":
             # A stream of its own, so that copies do not wait for what the model computes.
@@ -74,7 +82,7 @@ class SentAhead:
             stream.wait_stream(torch.cuda.current_stream(self._device))
         with ThreadPoolExecutor(1, "batches") as sender:
             ahead: deque[Future[tuple[Batch, torch.Event | None]]] = deque()
-            for indices in self._loader.index_batches():
+            for indices in self._loader.index_batches(number):
                 ahead.append(sender.submit(self._gathered, indices, stream))
                 if len(ahead) > 1:
                     yield self._arrived(*ahead.popleft().result())

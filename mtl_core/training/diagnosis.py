@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations
 from statistics import fmean
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -87,6 +87,19 @@ class Diagnosis:
         """The mean cosine of each two tasks' gradients so far; the names of a pair are in alphabetical order."""
         return {pair: fmean(values) for pair, values in self._cosines.items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the cosines of all comparisons so far."""
+        return {
+            "cosines": _listed(self._cosines),
+            "by_module": {module: _listed(of) for module, of in self._by_module.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
+        self._cosines = _series_of(state["cosines"])
+        for module, listed in state["by_module"].items():
+            self._by_module[module] = _series_of(listed)
+
     def summary(self) -> list[str]:
         """Return a line for each pair of tasks that pulled against one another, the worst first."""
         conflicts = sorted((mean, pair) for pair, mean in self.affinities.items() if mean < _CONFLICT)
@@ -148,6 +161,14 @@ def _undisturbed(model: MultitaskClassifier) -> Generator[None]:
         yield
     for buffer, kept in buffers.items():
         buffer.copy_(kept)
+
+
+def _listed(series: _Series) -> list[list[Any]]:
+    return [[*pair, values] for pair, values in series.items()]
+
+
+def _series_of(listed: list[list[Any]]) -> _Series:
+    return defaultdict(list, {(a, b): values for a, b, values in listed})
 
 
 def _products(losses: Mapping[str, torch.Tensor], shared: Mapping[str, list[nn.Parameter]]) -> torch.Tensor:

@@ -54,6 +54,21 @@ class Teacher:
             module.zero_grad()
         self._fields = {task: _fields_read(model, task) for task in self.task_names}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the tasks, and the tensors of the frozen copy by module."""
+        return {
+            "tasks": self.task_names,
+            "modules": {name: module.state_dict() for name, module in self._modules.items()},
+        }
+
+    @classmethod
+    def of_state(cls, model: MultitaskClassifier, state: Mapping[str, Any]) -> Teacher:
+        """Return the teacher that :meth:`state_dict` was asked for, beside the model as it is by now."""
+        teacher = cls(model, state["tasks"])
+        for name, module in teacher._modules.items():
+            module.load_state_dict(state["modules"][name])
+        return teacher
+
     def losses(self, X_dict: Mapping[str, Any], labelled: Iterable[str] = ()) -> dict[str, torch.Tensor]:
         """Return how far the model's answers on a batch are from the teacher's.
 

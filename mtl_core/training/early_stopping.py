@@ -9,7 +9,7 @@ import torch
 
 from mtl_core.model.classifier import MultitaskClassifier
 from mtl_core.training.config import TrainerConfig
-from mtl_core.training.patience import Evaluation, Patience
+from mtl_core.training.patience import Evaluation, Patience, best_evaluations, evaluations_of
 from mtl_core.training.watched_metrics import WatchedMetric
 
 
@@ -52,6 +52,14 @@ class Stopper(Protocol):
         """Put the model back to its best evaluation at the end of training; return lines to log."""
         ...
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was heard and done so far."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned, when the model has its weights of then."""
+        ...
+
 
 class NoStopper:
     """Lets training go on to its last epoch, and leaves the model as that made it."""
@@ -73,6 +81,13 @@ class NoStopper:
     def finish(self) -> list[str]:
         """Do nothing."""
         return []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Do nothing."""
 
 
 class ModelStopper(NoStopper):
@@ -104,3 +119,17 @@ class ModelStopper(NoStopper):
             return []
         best.put_back()
         return [f"early stopping ends with the best weights: {self._patience}"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best evaluation, and how long was waited since."""
+        return {
+            "evaluations": self._evaluations,
+            "best": best_evaluations([self._patience]),
+            "patience": self._patience.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
+        self._evaluations = state["evaluations"]
+        self._patience.load_state_dict(state["patience"], evaluations_of(self._model, state["best"]))
+        self.ended = self._patience.is_over

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -98,6 +98,20 @@ class FinitenessGuard:
         self._skipped.update((task, dataset) for task in bad)
         self._tell(f"skipped a batch: {error}")
         return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was skipped so far."""
+        return {
+            "skipped": [[*pair, n] for pair, n in self._skipped.items()],
+            "batches": self._batches,
+            "in_a_row": self._in_a_row,
+            "last": self._last,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
+        self._skipped = Counter({(task, dataset): n for task, dataset, n in state["skipped"]})
+        self._batches, self._in_a_row, self._last = state["batches"], state["in_a_row"], state["last"]
 
     def metrics(self, split: str) -> dict[str, float]:
         """Return how many batches were skipped so far; where none was, there is no such metric.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from mtl_core.model.classifier import MultitaskClassifier
@@ -12,6 +13,12 @@ from mtl_core.training.log_writers import LogWriter
 
 # Keeps thirds of an epoch from slipping a batch by rounding.
 _ROUNDING = 1e-9
+
+_COUNTS = (
+    *("point_count", "batch_count", "epoch_count", "unit_count"),
+    *("point_total", "batch_total", "epoch_total", "unit_total"),
+    *("trigger_count", "_periods"),
+)
 
 
 class LogManager:
@@ -109,11 +116,24 @@ class LogManager:
         self.epoch_count = 0.0
         self.unit_count = 0.0
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts."""
+        return {name: getattr(self, name) for name in _COUNTS}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
+        for name in _COUNTS:
+            setattr(self, name, state[name])
+
     def cleanup(self, model: MultitaskClassifier) -> MultitaskClassifier:
         """Close the log, clear the checkpoints and return the model, at its best where one was saved."""
-        if self.log_writer is not None:
-            self.log_writer.cleanup()
+        self.close_log()
         if self.checkpointer is not None:
             self.checkpointer.clear()
             model = self.checkpointer.load_best_model(model)
         return model
+
+    def close_log(self) -> None:
+        """Close the log, if there is one."""
+        if self.log_writer is not None:
+            self.log_writer.cleanup()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from pydantic import BaseModel
 
 from mtl_core.files import written_whole
@@ -71,6 +73,23 @@ class LogWriter:
         """Write ``log.json``."""
         self.write_log("log.json")
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the run's name and its scalars so far, each series float64 ``[n, 2]``."""
+        series = {name: torch.tensor(points, dtype=torch.float64) for name, points in self.run_log.items()}
+        return {"run_name": self.run_name, "series": series}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the log that :meth:`state_dict` was asked for, in its folder."""
+        # Goes if it is empty, as one is that the time of day gave its name.
+        with suppress(OSError):
+            Path(self.log_dir).rmdir()
+        self.run_name = state["run_name"]
+        self.log_dir = str(Path(self.config.log_dir) / self.run_name)
+        Path(self.log_dir).mkdir(parents=True, exist_ok=True)
+        self.run_log.clear()
+        for name, points in state["series"].items():
+            self.run_log[name] = points.tolist()
+
 
 class TensorBoardWriter(LogWriter):
     """Writes scalars to event files of TensorBoard as they come.
@@ -87,10 +106,15 @@ class TensorBoardWriter(LogWriter):
         from tensorboardX import SummaryWriter  # noqa: PLC0415
 
         super().__init__(**kwargs)
-        self.writer = SummaryWriter(self.log_dir)
+        self._opened: Callable[[], Any] = lambda: SummaryWriter(self.log_dir)
+        self.writer = self._opened()
 
     def add_scalar(self, name: str, value: float, step: float) -> None:
         """Write one value of a series; TensorBoard's steps are whole numbers."""
+        super().add_scalar(name, value, step)
+        self._write(name, value, step)
+
+    def _write(self, name: str, value: float, step: float) -> None:
         self.writer.add_scalar(name, float(value), int(step))
 
     def write_config(self, config: BaseModel, config_filename: str = "config.json") -> None:
@@ -101,6 +125,21 @@ class TensorBoardWriter(LogWriter):
     def cleanup(self) -> None:
         """Close the event file."""
         self.writer.close()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the log that :meth:`state_dict` was asked for, in an event file that has all of it."""
+        self.writer.close()
+        self._clear()
+        super().load_state_dict(state)
+        self._clear()
+        self.writer = self._opened()
+        for name, points in self.run_log.items():
+            for step, value in points:
+                self._write(name, value, step)
+
+    def _clear(self) -> None:
+        for path in Path(self.log_dir).glob("events.out.tfevents.*"):
+            path.unlink()
 
 
 def _free_name(log_dir: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from mtl_core.training.config import OneCycleConfig, PlateauConfig, TrainerConfig
 from mtl_core.training.watched_metrics import WatchedMetric
@@ -48,6 +49,15 @@ class LRSchedule:
             TaskloomError: If the metric that ``plateau`` watches is not among them.
         """
         return self.plateau is not None and self.plateau.hear(metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what does not follow from the number of the batch alone."""
+        return self.plateau.state_dict() if self.plateau else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
+        if self.plateau:
+            self.plateau.load_state_dict(state)
 
 
 def learning_rate(
@@ -140,6 +150,14 @@ class Plateau:
             return False
         self.factor, self.waited = self.factor * self._config.factor, 0
         return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the factor, and what it depends on."""
+        return {"factor": self.factor, "best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
+        self.factor, self.best, self.waited = state["factor"], state["best"], state["waited"]
 
 
 def _one_cycle(config: OneCycleConfig, since: int, length: int) -> float:

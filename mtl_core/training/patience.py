@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 
@@ -38,6 +39,17 @@ class Evaluation:
         """Keep the weights that the model has now, those evaluated."""
         if self._weights is None:
             self._weights = module_weights(self._model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return number, values and the weights that were kept."""
+        return {"number": self.number, "values": self.values, "weights": self._weights}
+
+    @classmethod
+    def of_state(cls, model: MultitaskClassifier, state: Mapping[str, Any]) -> Evaluation:
+        """Return the evaluation of a model that :meth:`state_dict` was asked for."""
+        evaluation = cls(state["number"], model, state["values"])
+        evaluation._weights = state["weights"]
+        return evaluation
 
     def put_back(self) -> None:
         """Give the model the weights that were kept."""
@@ -82,9 +94,33 @@ class Patience:
         evaluation.keep()
         self.best, self._value, self.waited = evaluation, value, 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return how long was waited, and since which evaluation, by its number: others may share it."""
+        return {
+            "best": None if self.best is None else self.best.number,
+            "value": self._value,
+            "waited": self.waited,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], evaluations: Mapping[int, Evaluation]) -> None:
+        """Go on from what :meth:`state_dict` returned, with the evaluations by their numbers."""
+        self.best = None if state["best"] is None else evaluations[state["best"]]
+        self._value, self.waited = state["value"], state["waited"]
+
     def __str__(self) -> str:
         at = "" if self.best is None else f" at evaluation {self.best.number}"
         return f"{self.metric} is {_shown(self._value)}{at}"
+
+
+def best_evaluations(patiences: Iterable[Patience]) -> list[dict[str, Any]]:
+    """Return the states of the best evaluations, each once."""
+    best = {patience.best.number: patience.best for patience in patiences if patience.best is not None}
+    return [evaluation.state_dict() for evaluation in best.values()]
+
+
+def evaluations_of(model: MultitaskClassifier, states: Iterable[Mapping[str, Any]]) -> dict[int, Evaluation]:
+    """Return evaluations by their numbers, from what :func:`best_evaluations` returned."""
+    return {state["number"]: Evaluation.of_state(model, state) for state in states}
 
 
 def _shown(value: float | None) -> str:

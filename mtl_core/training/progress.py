@@ -35,5 +35,9 @@ class FitListener:
         The model has the weights that were evaluated.
         """
 
+    def wants_stop(self) -> bool:
+        """Say, after a step, whether training is to stop there; a snapshot of it is saved where there are any."""
+        return False
+
     def on_log(self, message: str) -> None:
         """Hear of something out of the ordinary: a batch that was skipped, a task that has peaked."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
+from typing import Any
 
 from mtl_core.data import DictDataLoader, is_labelled
 from mtl_core.model.task_loss import mean_loss
@@ -44,6 +45,18 @@ class RunningLosses:
         for batch in batches:
             means = [mean_loss(tasks[task], batch.values[task], n) for task, n in batch.counts.items()]
             self.add_all(((task, batch.dataset) for task in batch.counts), means, batch.counts.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums, in the order in which their pairs came first: floats add up to others in another order."""
+        return {
+            "sums": [[*pair, total, self._counts[pair]] for pair, total in self._sums.items()],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
+        self.reset()
+        for task, dataset, total, count in state["sums"]:
+            self._sums[task, dataset], self._counts[task, dataset] = total, count
 
     def metrics(self) -> dict[str, float]:
         """Return the mean loss of each task and dataset, and of all as ``model/all/<split>/loss``."""

@@ -13,7 +13,7 @@ from mtl_core.training.averaging import WeightAverage
 from mtl_core.training.config import TrainerConfig
 from mtl_core.training.distillation import Teacher
 from mtl_core.training.freezing import FrozenModules
-from mtl_core.training.patience import Evaluation, Patience
+from mtl_core.training.patience import Evaluation, Patience, best_evaluations, evaluations_of
 from mtl_core.training.watched_metrics import WatchedMetric
 
 # How much the answers of a task that has peaked count beside the losses of others. In trials on the problem of
@@ -121,6 +121,30 @@ class TaskStopper:
             return []
         best.put_back()
         return [f"early stopping ends with the best weights for all tasks: {self._overall}"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best evaluations, what was waited for each task, and what peaked and is held since."""
+        patiences = [*self._patience.values(), self._overall]
+        return {
+            "evaluations": self._evaluations,
+            "ended": self.ended,
+            "peaked": list(self.peaked),
+            "best": best_evaluations(patiences),
+            "patience": {name: patience.state_dict() for name, patience in self._patience.items()},
+            "overall": self._overall.state_dict(),
+            "frozen": self._frozen.names,
+            "teachers": [teacher.state_dict() for teacher in self._teachers],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
+        self._evaluations, self.ended, self.peaked = state["evaluations"], state["ended"], state["peaked"]
+        evaluations = evaluations_of(self._model, state["best"])
+        for name, patience in self._patience.items():
+            patience.load_state_dict(state["patience"][name], evaluations)
+        self._overall.load_state_dict(state["overall"], evaluations)
+        self._frozen.freeze(name for name in state["frozen"] if name not in self._frozen.names)
+        self._teachers = [Teacher.of_state(self._model, teacher) for teacher in state["teachers"]]
 
     def _in_training(self) -> list[str]:
         return [name for name in self._patience if name not in self.peaked]

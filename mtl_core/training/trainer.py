@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -13,49 +12,27 @@ import torch
 from tqdm import tqdm
 
 from mtl_core.data import DictDataLoader
+from mtl_core.errors import TrainingStoppedError
 from mtl_core.model.classifier import MultitaskClassifier
-from mtl_core.training.autograd_steps import AutogradSteps
-from mtl_core.training.averaging import WeightAverage
 from mtl_core.training.balancing import BALANCERS, Balancer
-from mtl_core.training.batch_schedules import Scheduler, build_scheduler
+from mtl_core.training.batch_schedules import Scheduler
 from mtl_core.training.checkpointer import Checkpointer
-from mtl_core.training.compiled.recipe import NotCompiledError, Recipe, check_settings, recipe_for
-from mtl_core.training.compiled.steps import CompiledSteps
 from mtl_core.training.config import TrainerConfig
-from mtl_core.training.device_batches import on_device
-from mtl_core.training.diagnosis import Diagnosis
-from mtl_core.training.early_stopping import ModelStopper, NoStopper, Stopper
-from mtl_core.training.finiteness import BatchPosition, FinitenessGuard
-from mtl_core.training.freezing import FrozenModules, freezing
+from mtl_core.training.finiteness import BatchPosition
+from mtl_core.training.freezing import freezing
 from mtl_core.training.log_manager import LogManager
-from mtl_core.training.log_writers import LogWriter, TensorBoardWriter
+from mtl_core.training.log_writers import LogWriter
+from mtl_core.training.loop import Loop
 from mtl_core.training.lr_schedules import LRSchedule
 from mtl_core.training.optimizers import Optimizer, build_optimizer
 from mtl_core.training.parameter_groups import parameter_groups, set_learning_rate
-from mtl_core.training.precision import Precision
+from mtl_core.training.preparation import prepare
 from mtl_core.training.priors import set_class_priors
 from mtl_core.training.progress import FitListener, Progress
-from mtl_core.training.running_losses import RunningLosses, labelled_pairs
+from mtl_core.training.snapshots import Snapshots
 from mtl_core.training.splits import train_and_valid
-from mtl_core.training.stepping import Stepper
-from mtl_core.training.task_stopping import TaskStopper
 from mtl_core.training.training_state import TrainingState, read_training_state, save_training_state
 from mtl_core.training.validation import validate
-
-
-@dataclass(frozen=True)
-class _Loop:
-    """What one ``fit`` works with."""
-
-    model: MultitaskClassifier
-    listener: FitListener
-    n_steps: int
-    losses: RunningLosses
-    guard: FinitenessGuard
-    average: WeightAverage | None
-    steps: AutogradSteps | CompiledSteps
-    stopper: Stopper
-    diagnosis: Diagnosis | None
 
 
 class Trainer:
@@ -108,58 +85,54 @@ class Trainer:
         model: MultitaskClassifier,
         dataloaders: Sequence[DictDataLoader],
         listener: FitListener | None = None,
+        snapshots: Snapshots | None = None,
     ) -> None:
         """Train the model in place, and leave it in evaluation mode.
+
+        Where there is a snapshot of this training, it goes on from there and ends as it would have without a break, bit
+        for bit, on the same kind of machine. A sampler of another kind than torch's own must draw alike in every epoch.
 
         Args:
             model: What to train.
             dataloaders: Loaders of any splits; those of ``train_split`` are trained on, those of
                 ``valid_split`` scored at every evaluation.
             listener: Hears progress and metrics.
+            snapshots: Where and when the training is saved as it stands; default: never.
 
         Raises:
             TaskloomError: If no loader is of the train split, a split is none of the three, the model has no parameter
-                to train, or a setting names a module that it lacks or a metric that is not logged.
+                to train, a setting names a module that it lacks or a metric that is not logged, or the snapshots are
+                those of another training.
             NonFiniteLossError: If a task's loss or its gradient is NaN or infinite, and is not to be skipped; no step
                 is taken on that batch.
+            TrainingStoppedError: If the listener wanted that.
         """
         config, listener = self.config, listener or FitListener()
         train_loaders, valid_loaders = train_and_valid(config, dataloaders)
         with _seeded(config.seed), freezing(model, config.frozen_modules) as frozen:
-            if config.class_prior_bias:
+            saved = snapshots.newest() if snapshots else None
+            if config.class_prior_bias and saved is None:
                 _tell(listener, set_class_priors(model, train_loaders))
             frozen.train()
-            loop = self._prepare(model, train_loaders, listener, frozen)
-            _tell(listener, self._advice(train_loaders))
-            with self._log_kept(), closing(loop.steps), self._progress_bar(loop.n_steps) as bar:
-                for position, draws in self._positions(loop.steps.sources):
-                    rate = self._set_rate(position.step)
-                    if loop.diagnosis and loop.diagnosis.is_due(position.step):
-                        self._log(found := loop.diagnosis.measure(config.train_split))
-                        listener.on_metrics(self._progress(loop), found)
-                    n_examples = loop.steps.take_in(draws, position)
-                    if self._ends_a_step(position):
-                        loop.steps.step(draws)
-
-                    if position.batch + 1 == self.n_batches_per_epoch:
-                        self.balancer.end_epoch()
-                    self.log_manager.update(n_examples)
-                    progress = self._progress(loop)
-                    listener.on_batch(progress)
-                    bar.update()
-                    if self.log_manager.trigger_evaluation(last=progress.step == loop.n_steps):
-                        metrics = self._evaluate(loop, valid_loaders, progress, rate)
-                        bar.set_postfix({key: f"{value:.3f}" for key, value in metrics.items()})
-                        _tell(listener, self._lower_rate(metrics, progress.step), loop.stopper.act())
-                        if loop.stopper.ended:
-                            break
-                if loop.average:
-                    loop.average.apply()
-            self.log_manager.cleanup(model)
-            _tell(listener, loop.stopper.finish())
+            loop, lines = prepare(
+                config, model, train_loaders, valid_loaders, listener, frozen, self._resumed
+            )
+            self._take_over(loop)
+            if snapshots:
+                snapshots.begin(loop.n_bytes)
+            with self._log_kept(), closing(loop.steps):
+                if saved is None:
+                    _tell(listener, lines)
+                else:
+                    loop.load_state_dict(saved)
+                if not loop.is_finished:
+                    self._take_steps(loop, valid_loaders, snapshots)
+            if loop.is_finished:
+                self.log_manager.close_log()
+            else:
+                self._finish(loop, snapshots)
             if loop.diagnosis:
                 self.affinities = loop.diagnosis.affinities
-                _tell(listener, loop.diagnosis.summary())
             model.eval()
 
     def save(self, trainer_path: str | os.PathLike[str]) -> None:
@@ -206,124 +179,66 @@ class Trainer:
         self.config, self.optimizer, self.balancer = config, optimizer, balancer
         self._balanced_tasks, self._resumed = state.task_names, state
 
-    def _prepare(
-        self,
-        model: MultitaskClassifier,
-        train_loaders: Sequence[DictDataLoader],
-        listener: FitListener,
-        frozen: FrozenModules,
-    ) -> _Loop:
-        """Make all that a training is made of."""
-        config, logging = self.config, self.config.log_manager_config
-        self.batch_scheduler = build_scheduler(config)
-        self.n_batches_per_epoch = self.batch_scheduler.n_steps([len(loader) for loader in train_loaders])
-        n_steps = config.n_epochs * self.n_batches_per_epoch
-        tasks_and_datasets = labelled_pairs(train_loaders, model.tasks)
-        task_names = list(dict.fromkeys(task for task, _ in tasks_and_datasets))
-        self.balancer = BALANCERS.build(config.balancing)
-        self._balanced_tasks = task_names
-        self.balancer.begin(model, task_names)
-        recipe, why_none = self._recipe(model, train_loaders)
-        _tell(listener, why_none)
-        groups = parameter_groups(config, model, self.balancer)
-        self.optimizer = build_optimizer(config, recipe.in_order(groups) if recipe else groups)
-        if self._resumed is not None:
-            self._resumed.put_into(self.optimizer, self.balancer)
-            self._resumed = None
-        self.lr_scheduler = LRSchedule(config, n_steps, self.n_batches_per_epoch)
-        self.warmup_steps = self.lr_scheduler.warmup_steps
-        self.metrics, self.affinities = {}, {}
-        self.checkpointer = self.log_writer = None
-        if config.checkpointing:
-            self.checkpointer = Checkpointer(
-                logging.counter_unit, logging.evaluation_freq, **dict(config.checkpointer_config)
+    def _take_over(self, loop: Loop) -> None:
+        self.optimizer, self.balancer = loop.optimizer, loop.balancer
+        self.lr_scheduler, self.batch_scheduler = loop.lr_scheduler, loop.batch_scheduler
+        self.log_manager, self.log_writer = loop.log_manager, loop.log_writer
+        self.checkpointer = loop.checkpointer
+        self.n_batches_per_epoch, self.warmup_steps = loop.n_batches_per_epoch, loop.lr_scheduler.warmup_steps
+        self.metrics, self.affinities = loop.metrics, {}
+        self._balanced_tasks, self._resumed = loop.task_names, None
+
+    def _take_steps(
+        self, loop: Loop, valid_loaders: Sequence[DictDataLoader], snapshots: Snapshots | None
+    ) -> None:
+        """Go through the batches that are left."""
+        with self._progress_bar(loop) as bar:
+            for position, draws in loop.positions():
+                rate = self._set_rate(position.step)
+                if loop.diagnosis and loop.diagnosis.is_due(position.step):
+                    self._log(found := loop.diagnosis.measure(self.config.train_split))
+                    loop.listener.on_metrics(self._progress(loop), found)
+                n_examples = loop.steps.take_in(draws, position)
+                ends_a_step = self._ends_a_step(position)
+                if ends_a_step:
+                    loop.steps.step(draws)
+
+                if position.batch + 1 == self.n_batches_per_epoch:
+                    self.balancer.end_epoch()
+                self.log_manager.update(n_examples)
+                progress = self._progress(loop)
+                loop.listener.on_batch(progress)
+                bar.update()
+                if self.log_manager.trigger_evaluation(last=progress.step == loop.n_steps):
+                    metrics = self._evaluate(loop, valid_loaders, progress, rate)
+                    bar.set_postfix({key: f"{value:.3f}" for key, value in metrics.items()})
+                    _tell(loop.listener, self._lower_rate(metrics, progress.step), loop.stopper.act())
+                    if loop.stopper.ended:
+                        break
+                if ends_a_step and progress.step < loop.n_steps:
+                    self._pause(loop, snapshots, progress)
+            if loop.average:
+                loop.average.apply()
+
+    def _pause(self, loop: Loop, snapshots: Snapshots | None, progress: Progress) -> None:
+        """Save a snapshot if one is due, and stop if the listener wants that."""
+        stops = loop.listener.wants_stop()
+        if snapshots and loop.can_be_saved and (stops or snapshots.is_due()):
+            _save(loop, snapshots)
+        if stops:
+            raise TrainingStoppedError(
+                f"training was stopped after batch {progress.step:,} of {loop.n_steps:,}"
             )
-        if config.logging:
-            kind = TensorBoardWriter if config.log_writer == "tensorboard" else LogWriter
-            self.log_writer = kind(**dict(config.log_writer_config))
-        self.log_manager = LogManager(
-            self.n_batches_per_epoch, self.log_writer, self.checkpointer, **dict(logging)
-        )
-        guard = FinitenessGuard(config.non_finite, config.max_skipped, listener.on_log)
-        average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
-        stopper = self._stopper(model, task_names, frozen, average)
-        losses = RunningLosses(config.train_split, tasks_and_datasets)
-        precision = Precision(config.precision, model.device)
-        stepper = Stepper(model, self.optimizer, precision, guard, config.grad_clip, average, self.balancer)
-        sources, where_data_is = on_device(train_loaders, model.device)
-        _tell(listener, where_data_is)
-        steps = AutogradSteps(model, sources, stopper, precision, guard, losses, self.balancer, stepper)
-        if recipe:
-            steps = CompiledSteps(
-                model, recipe, train_loaders, self.optimizer, guard, losses, config.grad_clip, average, steps
-            )
-        diagnosis = None
-        if config.diagnosis:
-            diagnosis = Diagnosis(config.diagnosis_config, model, train_loaders, n_steps)
-        return _Loop(
-            model=model,
-            listener=listener,
-            n_steps=n_steps,
-            losses=losses,
-            guard=guard,
-            average=average,
-            steps=steps,
-            stopper=stopper,
-            diagnosis=diagnosis,
-        )
 
-    def _recipe(
-        self, model: MultitaskClassifier, loaders: Sequence[DictDataLoader]
-    ) -> tuple[Recipe | None, list[str]]:
-        """Return what steps that are compiled compute, or None and lines to log that say why they cannot be."""
-        config = self.config
-        slow = [
-            f"batches of '{loader.dataset.name}' are collated example by example, which is slow: {why}"
-            for loader in loaders
-            if (why := loader.collates_because)
-        ]
-        if config.compile == "off":
-            return None, slow
-        try:
-            check_settings(config, model, len(loaders))
-            recipe = recipe_for(model, loaders, config.module_lrs)
-            partly = f"autograd computes the gradients of all but heads, which is slower: {recipe.reason}"
-            return recipe, [*slow, partly] if recipe.outside else slow
-        except NotCompiledError as reason:
-            return None, [*slow, f"autograd computes the gradients, which is slower: {reason}"]
-
-    def _advice(self, loaders: Sequence[DictDataLoader]) -> list[str]:
-        """Return a line to log where tasks are to be compared that never meet in a step."""
-        alone = len(loaders) > 1 and self.config.batch_scheduler != "joint"
-        if not (alone and self.balancer.needs_task_gradients):
-            return []
-        return [
-            "balancing compares the tasks of one step, and every step has a batch of one dataset alone:"
-            " with batch_scheduler 'joint' it has one of each"
-        ]
-
-    def _stopper(
-        self,
-        model: MultitaskClassifier,
-        task_names: Sequence[str],
-        frozen: FrozenModules,
-        average: WeightAverage | None,
-    ) -> Stopper:
-        if not self.config.early_stopping:
-            return NoStopper()
-        if not self.config.early_stopping_config.per_task:
-            return ModelStopper(self.config, model)
-        return TaskStopper(self.config, model, task_names, frozen, average)
-
-    def _positions(self, sources: Sequence[Any]) -> Iterator[tuple[BatchPosition, list[Any]]]:
-        """Yield the batches of each step of all epochs."""
-        n_epochs = self.config.n_epochs
-        for epoch in range(n_epochs):
-            self.batch_scheduler.progress = epoch / max(1, n_epochs - 1)
-            for number, draws in enumerate(self.batch_scheduler.get_steps(sources)):
-                step = epoch * self.n_batches_per_epoch + number
-                datasets = tuple(source.dataset.name for _, source in draws)
-                yield BatchPosition(datasets, epoch, number, step), draws
+    def _finish(self, loop: Loop, snapshots: Snapshots | None) -> None:
+        """Leave the model with the weights that training is to end with."""
+        self.log_manager.cleanup(loop.model)
+        _tell(loop.listener, loop.stopper.finish())
+        if loop.diagnosis:
+            _tell(loop.listener, loop.diagnosis.summary())
+        loop.is_finished = True
+        if snapshots and snapshots.is_due():
+            _save(loop, snapshots)
 
     def _set_rate(self, step: int) -> float:
         """Set the learning rate of a batch and return it."""
@@ -336,12 +251,12 @@ class Trainer:
         done = position.batch + 1
         return done % self.config.accumulate_batches == 0 or done == self.n_batches_per_epoch
 
-    def _progress(self, loop: _Loop) -> Progress:
+    def _progress(self, loop: Loop) -> Progress:
         step, points = self.log_manager.batch_total, self.log_manager.point_total
         return Progress(step // self.n_batches_per_epoch, self.config.n_epochs, step, loop.n_steps, points)
 
     def _evaluate(
-        self, loop: _Loop, valid_loaders: Sequence[DictDataLoader], progress: Progress, rate: float
+        self, loop: Loop, valid_loaders: Sequence[DictDataLoader], progress: Progress, rate: float
     ) -> dict[str, float]:
         """Score the validation split, write that to the log and tell whoever listens; return all metrics."""
         split = self.config.train_split
@@ -384,8 +299,22 @@ class Trainer:
                 self.log_writer.cleanup()
             raise
 
-    def _progress_bar(self, n_steps: int) -> tqdm[Any]:
-        return tqdm(total=n_steps, disable=not self.config.progress_bar, desc=self.name, unit="batch")
+    def _progress_bar(self, loop: Loop) -> tqdm[Any]:
+        return tqdm(
+            total=loop.n_steps,
+            initial=self.log_manager.batch_total,
+            disable=not self.config.progress_bar,
+            desc=self.name,
+            unit="batch",
+        )
+
+
+def _save(loop: Loop, snapshots: Snapshots) -> None:
+    try:
+        snapshots.save(loop.state_dict())
+    except OSError as error:
+        # Training itself needs none: the one before stays, and the next may find room.
+        loop.listener.on_log(f"no snapshot was saved: {error}")
 
 
 def _tell(listener: FitListener, *lines: Sequence[str]) -> None:

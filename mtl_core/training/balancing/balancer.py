@@ -30,6 +30,9 @@ def by_name(names: Iterable[str], tensor: torch.Tensor) -> dict[str, float]:
     return dict(zip(names, numbers(tensor), strict=True))
 
 
+_LAST = "last:"
+
+
 class Balancer(ABC):
     """Says how much each task counts in a step of training.
 
@@ -46,6 +49,10 @@ class Balancer(ABC):
     needs_task_gradients: ClassVar[bool] = False
     wants_losses_again: ClassVar[bool] = False
     cuts: bool = False
+
+    def __init__(self) -> None:
+        self._task_names: frozenset[str] = frozenset()
+        self._last: dict[str, float] = {}
 
     def named_tasks(self) -> Mapping[str, Iterable[str]]:
         """Return the tasks that arguments name, by argument."""
@@ -70,6 +77,8 @@ class Balancer(ABC):
             raise TaskloomError(
                 f"balancing/{argument}: no task '{name}' is trained; there are {sorted(task_names)}"
             )
+        self._task_names = frozenset(task_names)
+        self._last = {}
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return what the optimizer is to train beside the model, by name; each name ends in its task's."""
@@ -100,28 +109,27 @@ class Balancer(ABC):
 
     def weights(self) -> dict[str, float]:
         """Return the weight by which each task's gradient was last multiplied; empty where there is no such number."""
-        return {}
+        return dict(self._last)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return a copy of what is kept from step to step, but for parameters and random states, on the CPU."""
-        return {}
+        """Return a copy of what is kept from step to step, but for parameters and random states, on the CPU.
 
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:  # noqa: B027 Most keep nothing.
+        By ``last:`` and task, that is the task's last weight; what else there is, methods add.
+        """
+        return {
+            f"{_LAST}{name}": torch.tensor(weight, dtype=torch.float64) for name, weight in self._last.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take over what :meth:`state_dict` returned, after :meth:`begin`; tasks that are none of this training's are
         passed over.
         """
+        last = {key.removeprefix(_LAST): key for key in state if key.startswith(_LAST)}
+        self._last = {name: state[key].item() for name, key in last.items() if name in self._task_names}
 
 
 class LossWeighting(Balancer):
     """Balances by one factor for each loss: the gradient is that of their weighted sum, in all parameters."""
-
-    def __init__(self) -> None:
-        self._last: dict[str, float] = {}
-
-    def begin(self, model: TaskNetwork, task_names: Sequence[str]) -> None:
-        """Forget the weights of another training."""
-        super().begin(model, task_names)
-        self._last = {}
 
     def backward(self, losses: Losses, cut: Cut | None, scale: Scale) -> None:
         """Add the gradient of the weighted sum of the losses."""
@@ -130,10 +138,6 @@ class LossWeighting(Balancer):
         self._last |= weights
         factors = torch.tensor([weights[name] for name in losses], dtype=values.dtype, device=values.device)
         scale((factors * values).sum()).backward()
-
-    def weights(self) -> dict[str, float]:
-        """Return each task's last weight."""
-        return dict(self._last)
 
     @abstractmethod
     def _weigh(self, losses: Mapping[str, float]) -> dict[str, float]:

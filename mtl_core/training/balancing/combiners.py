@@ -6,6 +6,7 @@ torchjd and SciPy are loaded when they are first needed: they take longer to loa
 from __future__ import annotations
 
 import importlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from mtl_core.training.balancing.gradient_methods import Combiner, GramianCombin
 
 # One is kept for each set of tasks that come together, and each holds a compiled program.
 _MAX_BARGAINS = 32
+_BARGAIN = "bargain:"
 
 # No multiple of another gradient turns one all the way to it.
 _LEAST_SINE = 1e-6
@@ -68,13 +70,14 @@ class GradVac(GramianCombiner):
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return by ``targets:`` and task its running means with the others, in alphabetical order, float64."""
-        return {
+        return super().state_dict() | {
             f"targets:{name}": torch.tensor(list(targets.values()), dtype=torch.float64)
             for name, targets in self._targets.items()
         }
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take over what :meth:`state_dict` returned."""
+        super().load_state_dict(state)
         saved = sorted(key.removeprefix("targets:") for key in state if key.startswith("targets:"))
         for name in saved:
             others = (other for other in saved if other != name)
@@ -319,19 +322,35 @@ class NashMTL(GramianCombiner):
         super().begin(model, task_names)
         self._bargains = {}
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return where each bargain ended, by ``bargain:`` and its tasks as a JSON list."""
+        return super().state_dict() | {
+            f"{_BARGAIN}{json.dumps(names)}": torch.tensor(bargain.weighting.prvs_alpha)
+            for names, bargain in self._bargains.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        super().load_state_dict(state)
+        for key in (key for key in state if key.startswith(_BARGAIN)):
+            names = tuple(json.loads(key.removeprefix(_BARGAIN)))
+            if self._task_names.issuperset(names):
+                self._bargains[names] = self._bargain(len(names))
+                self._bargains[names].weighting.prvs_alpha = state[key].numpy()
+
     def _weigh(self, gramian: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
         # Where a step's bargain begins is where the last one among the same tasks ended.
         key = tuple(names)
-        bargain = self._bargains.pop(key, None) or _aggregation().NashMTL(
-            n_tasks=len(names), max_norm=0.0, optim_niter=self._max_iterations
-        )
-        self._bargains[key] = bargain
+        bargain = self._bargains[key] = self._bargains.pop(key, None) or self._bargain(len(names))
         if len(self._bargains) > _MAX_BARGAINS:
             del self._bargains[next(iter(self._bargains))]
         # The bargain does not depend on the gradients' lengths, but its solver copes best with equal ones.
         lengths = gramian.diagonal().sqrt()
         units = torch.from_numpy(solvers.root(gramian.numpy())) / lengths[:, None]
         return cast("torch.Tensor", bargain.weighting(units)) / lengths
+
+    def _bargain(self, n_tasks: int) -> Any:
+        return _aggregation().NashMTL(n_tasks=n_tasks, max_norm=0.0, optim_niter=self._max_iterations)
 
 
 def _aggregation() -> Any:

@@ -68,10 +68,11 @@ class FAMO(LossWeighting):
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the shares and their Adam's state."""
-        return self._logits.state_dict()
+        return super().state_dict() | self._logits.state_dict()
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take over what :meth:`state_dict` returned."""
+        super().load_state_dict(state)
         self._logits.load_state_dict(state)
 
     def _weigh(self, losses: Mapping[str, float]) -> dict[str, float]:

@@ -41,13 +41,13 @@ class GradientMethod(Balancer):
 
     def __init__(self, on: On = "parameters") -> None:
         self.cuts = on == "representation"
+        super().__init__()
         self._model: TaskNetwork | None = None
-        self._last: dict[str, float] = {}
 
     def begin(self, model: TaskNetwork, task_names: Sequence[str]) -> None:
         """Forget another training."""
+        super().begin(model, task_names)
         self._model = model
-        self._last = {}
 
     def backward(self, losses: Losses, cut: Cut | None, scale: Scale) -> None:
         """Add what the method makes of the gradients to those of the parameters."""
@@ -59,10 +59,6 @@ class GradientMethod(Balancer):
             jacobian.accumulate(jacobian.rows.sum(0))
             return
         self._balance(jacobian, gramian, moving, losses)
-
-    def weights(self) -> dict[str, float]:
-        """Return the last weights of tasks that took part."""
-        return dict(self._last)
 
     @abstractmethod
     def _balance(

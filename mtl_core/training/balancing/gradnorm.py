@@ -50,10 +50,11 @@ class GradNorm(GradientMethod):
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the weights, their Adam's state, and by ``first:`` and task its first loss."""
         first = {f"first:{name}": torch.tensor(v, dtype=torch.float64) for name, v in self._first.items()}
-        return self._learned.state_dict() | first
+        return super().state_dict() | self._learned.state_dict() | first
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take over what :meth:`state_dict` returned."""
+        super().load_state_dict(state)
         self._learned.load_state_dict(state)
         keys = {name: f"first:{name}" for name in self._learned.values}
         self._first = {name: state[key].item() for name, key in keys.items() if key in state}

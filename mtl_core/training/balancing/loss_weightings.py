@@ -127,10 +127,15 @@ class DynamicWeightAverage(LossWeighting):
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return each task's mean losses of the last two epochs, and the sum and count of this one's."""
         means = {f"means:{name}": _float64(values) for name, values in self._means.items()}
-        return means | {f"sums:{name}": _float64(values) for name, values in self._sums.items()}
+        return (
+            super().state_dict()
+            | means
+            | {f"sums:{name}": _float64(values) for name, values in self._sums.items()}
+        )
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take over what :meth:`state_dict` returned."""
+        super().load_state_dict(state)
         for kind, kept in (("means", self._means), ("sums", self._sums)):
             kept |= {name: numbers(state[f"{kind}:{name}"]) for name in kept if f"{kind}:{name}" in state}
         self._set_weights()

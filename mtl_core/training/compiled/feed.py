@@ -59,7 +59,12 @@ class Feed:
 
     def __iter__(self) -> Iterator[Part]:
         """Draw an epoch's batches."""
-        return iter(self._loader.index_batches() if self._by_index else self._loader)
+        return self.from_batch(0)
+
+    def from_batch(self, number: int) -> Iterator[Part]:
+        """Draw an epoch's batches, but for those before a number."""
+        loader = self._loader
+        return loader.index_batches(number) if self._by_index else loader.from_batch(number)
 
     def __len__(self) -> int:
         return len(self._loader)
