@@ -118,6 +118,15 @@ class Invalid(Problem):
         return cls(detail, [Fault(pointer, detail)])
 
 
+class QueueFull(Problem):
+    """The client has as much waiting as it may have."""
+
+    status, title = 429, "Queue full"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Retry-After": "10"})
+
+
 class NotReady(Problem):
     """The service cannot answer now, but will."""
 
@@ -136,7 +145,7 @@ _DESCRIPTIONS = {
     problem.status: problem.title
     for problem in (
         *(MalformedBody, NotFound, Conflict, PreconditionFailed, TooLarge, UnsupportedMediaType),
-        *(Invalid, NotReady, Problem),
+        *(Invalid, QueueFull, NotReady, Problem),
     )
 }
 

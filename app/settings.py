@@ -72,16 +72,27 @@ class Settings(BaseSettings):
     """CPU threads that one training computes with; 0: one where `worker_slots` is above 1, else every core that the
     worker may use. Where several workers share a machine, 1 is best: threads beyond the cores slow each other many
     times."""
+    worker_gpus: list[Annotated[int, Field(ge=0, le=1023)]] = []
+    """GPUs that a worker gives to its runs, a JSON list of their numbers: each run has one to itself, and there are as
+    many slots. Default: a run takes the first there is."""
     lease_seconds: Annotated[float, Field(gt=0, le=3600)] = 15.0
     """How long a worker may be silent before its runs are given to another."""
+    snapshot_seconds: Annotated[float, Field(ge=0, le=86_400)] | None = None
+    """Time from one snapshot of a training to the next. Default: as often as it takes no more than 2 % of the time."""
+    snapshot_days: Annotated[float, Field(ge=0)] = 7.0
+    """How long the last snapshots of runs are kept that failed or were cancelled, to resume them."""
+    max_queued_runs: Annotated[int, Field(ge=1)] = 1000
+    """Runs that one client may have waiting; trials of searches do not count."""
     poll_seconds: Annotated[float, Field(gt=0, le=60)] = 0.25
     """How often a worker looks for runs and for requests to cancel."""
     report_seconds: Annotated[float, Field(gt=0, le=60)] = 0.5
     """How often a training reports its progress."""
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
-    """How often a run is started whose worker is lost each time, before it fails."""
-    cancel_grace_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """How often a run may break down, or lose its worker, without getting further in between, before it fails."""
+    cancel_grace_seconds: Annotated[float, Field(gt=0)] = 1.5
     """How long a training may take to stop by itself when it is cancelled."""
+    drain_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """How long a training may take to save where it stands when its worker is stopped."""
 
     @property
     def resolved_database_url(self) -> str:

@@ -189,10 +189,14 @@ class ModelTask(Base):
 
 
 class Run(Base):
-    """One training or scoring of a model, or a search over trainings, and its lease while a worker has it."""
+    """One training or scoring of a model, or a search over trainings, and who has it while it runs."""
 
     __tablename__ = "runs"
-    __table_args__ = (Index("ix_runs_status_id", "status", "id"), Index("ix_runs_model_id", "model", "id"))
+    __table_args__ = (
+        Index("ix_runs_status_id", "status", "id"),
+        Index("ix_runs_model_id", "model", "id"),
+        Index("ix_runs_client_claimed", "client", "claimed_at"),
+    )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     parent: Mapped[str | None] = mapped_column(
@@ -209,11 +213,18 @@ class Run(Base):
     result: Mapped[Json | None]  # what it found that is no version: a trial's weights and scores
     verdict: Mapped[Json | None]  # what sharing gained or lost for each task
     log: Mapped[str | None] = mapped_column(Sha256)  # artifact: the files that its log writer wrote
-    attempt: Mapped[int] = mapped_column(default=0)
+    client: Mapped[str] = mapped_column(Name, default="", server_default="")  # who asked for it
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
+    attempt: Mapped[int] = mapped_column(default=0)  # how often it was started
+    attempts: Mapped[JsonList] = mapped_column(default=list, server_default="[]")  # what became of each
+    crashes: Mapped[int] = mapped_column(default=0, server_default="0")  # in a row, without getting further
+    snapshots: Mapped[Json | None]  # artifacts of its training as it last stood
+    not_before: Mapped[datetime | None]  # when it may be started again after a crash
     events: Mapped[int] = mapped_column(default=0)  # how many run_events there are
     fence: Mapped[int] = mapped_column(default=0)  # grows with each claim; writes of older claims find no row
+    beats: Mapped[int] = mapped_column(default=0, server_default="0")  # its worker's heartbeats
     worker: Mapped[str | None] = mapped_column(String(128))
-    lease_until: Mapped[datetime | None]
+    claimed_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

@@ -8,11 +8,11 @@ from typing import Any, cast
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm.exc import StaleDataError
 from starlette.exceptions import HTTPException
 
+from app.db.session import DATABASE_AWAY
 from app.logs import get_logger
 from app.problems import PROBLEM_JSON, Conflict, Invalid, MalformedBody, NotReady, Problem
 from mtl_core.errors import ModuleConflictError, SpecError, TaskloomError, pointer_to, suggestion
@@ -25,7 +25,6 @@ _HTTP_TITLES = {404: "Not found", 405: "Method not allowed"}
 _REQUIRED = "is required"
 _MESSAGES = {"missing": _REQUIRED, "extra_forbidden": "is not known here"}
 _RACED = (IntegrityError, StaleDataError)
-_DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeoutError)
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -34,7 +33,7 @@ def install_handlers(app: FastAPI) -> None:
     def handle(request: Request, error: Exception) -> Response:
         return problem_response(request, _problem_of(error))
 
-    for kind in (Problem, RequestValidationError, TaskloomError, HTTPException, *_RACED, *_DATABASE_AWAY):
+    for kind in (Problem, RequestValidationError, TaskloomError, HTTPException, *_RACED, *DATABASE_AWAY):
         app.add_exception_handler(kind, handle)
 
 

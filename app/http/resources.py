@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, Path, Query, Request
+from fastapi import Depends, Header, Path, Query, Request
 from fastapi.openapi.models import Example
 from sqlalchemy.orm import Session
 
@@ -35,8 +35,23 @@ def _session_of(request: Request) -> Session:
     return request.state.session
 
 
+def _client_of(
+    request: Request,
+    client: Annotated[
+        str | None,
+        Header(
+            alias="X-Taskloom-Client",
+            pattern=NAME_PATTERN,
+            description="Who asks: clients take turns. Default: the address that the request comes from.",
+        ),
+    ] = None,
+) -> str:
+    return client or (request.client.host if request.client else "")
+
+
 ResourcesDep = Annotated[Resources, Depends(resources_of)]
 SessionDep = Annotated[Session, Depends(_session_of)]
+ClientDep = Annotated[str, Depends(_client_of)]
 
 
 def _name_in_path(example: str, description: str | None = None) -> Any:

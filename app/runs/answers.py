@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from app.db.tables import Run
 from app.runs.schemas import RunOut
+from app.runs.snapshots import kept
 
 
 def run_out(run: Run) -> RunOut:
@@ -29,7 +30,11 @@ def run_out(run: Run) -> RunOut:
             "model_version": run.model_version,
             "progress": run.progress,
             "error": run.error,
+            "priority": run.priority,
+            "limits": asked.get("limits") or {},
+            "resumable_from": kept(run).step if run.snapshots else None,
             "attempt": run.attempt,
+            "attempts": run.attempts,
             "created_at": run.created_at,
             "started_at": run.started_at,
             "finished_at": run.finished_at,

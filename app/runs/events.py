@@ -48,6 +48,30 @@ def after(
     return list(session.scalars(statement.order_by(RunEvent.seq).limit(limit)))
 
 
+@dataclass
+class Known:
+    """The last logged metrics of a run.
+
+    Attributes:
+        step: Their step; -1 without any.
+        count: How many events there are of that step.
+    """
+
+    step: int = -1
+    count: int = 0
+
+
+def last_metrics(session: Session, run: str) -> Known:
+    """Return up to where the metrics of a run are known."""
+    logged = select(RunEvent.data).where(RunEvent.run == run, RunEvent.kind == "metrics")
+    known = Known()
+    for data in session.scalars(logged.order_by(RunEvent.seq.desc())):
+        if known.count and data["step"] != known.step:
+            break
+        known = Known(data["step"], known.count + 1)
+    return known
+
+
 def all_of(session: Session, run: str, kind: EventKind) -> Iterator[RunEvent]:
     """Yield all events of one kind in order."""
     seq = 0

@@ -60,6 +60,8 @@ class Job(BaseModel):
     fields: dict[str, FieldRef]
     preprocessing: str
     """Artifact of the run's preprocessing."""
+    seed: int | None = None
+    """Of the training's random numbers, drawn where the client gave none: every attempt uses the same."""
     init_from: int | None = None
     """Version to start from."""
     weights: list[WeightsRef] = []

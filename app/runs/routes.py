@@ -15,12 +15,12 @@ from starlette.concurrency import run_in_threadpool
 from app.db.tables import Run, RunEvent
 from app.http.endpoint import Endpoint
 from app.http.pages import Page, PagingDep
-from app.http.resources import ModelPath, NameQuery, ResourcesDep, RunPath, SessionDep, VersionPath
+from app.http.resources import ClientDep, ModelPath, NameQuery, ResourcesDep, RunPath, SessionDep, VersionPath
 from app.models import service as models
 from app.problems import NotFound, problem_responses
 from app.runs import events, service
 from app.runs.answers import run_out
-from app.runs.schemas import MetricsOut, RunOut, RunStatus, ScoreIn, TrainIn, VerdictOut
+from app.runs.schemas import MetricsOut, ResumeIn, RunOut, RunStatus, ScoreIn, TrainIn, VerdictOut
 from app.runs.verdict import verdict_of
 from mtl_core.specs import NAME_PATTERN
 
@@ -40,15 +40,21 @@ _LOG_FILES: dict[int | str, dict[str, Any]] = {
     status_code=202,
     summary="Start a training",
     tags=["runs"],
-    responses=problem_responses(400, 404, 409, 413, 415, 422),
+    responses=problem_responses(400, 404, 409, 413, 415, 422, 429),
 )
 def start_run(
-    model: ModelPath, body: TrainIn, session: SessionDep, resources: ResourcesDep, response: Response
+    model: ModelPath,
+    body: TrainIn,
+    client: ClientDep,
+    session: SessionDep,
+    resources: ResourcesDep,
+    response: Response,
 ) -> RunOut:
     """Queue a training of the model on datasets; a worker takes it up."""
     row = models.get(session, model)
+    service.check_queue(session, client, resources.settings.max_queued_runs)
     run = service.enqueue_training(
-        session, resources.store, resources.encoders, row, body, resources.settings.limits
+        session, resources.store, resources.encoders, row, body, resources.settings.limits, client
     )
     response.headers["Location"] = f"/v1/runs/{run.id}"
     return run_out(run)
@@ -59,12 +65,13 @@ def start_run(
     status_code=202,
     summary="Score a version on further data",
     tags=["scores"],
-    responses=problem_responses(400, 404, 409, 413, 415, 422),
+    responses=problem_responses(400, 404, 409, 413, 415, 422, 429),
 )
 def start_scoring(
     model: ModelPath,
     version: VersionPath,
     body: ScoreIn,
+    client: ClientDep,
     session: SessionDep,
     resources: ResourcesDep,
     response: Response,
@@ -72,8 +79,9 @@ def start_scoring(
     """Queue a scoring: every task of the version, on every split of the datasets that carries its labels."""
     row = models.get(session, model)
     found = models.find_version(session, row, version)
+    service.check_queue(session, client, resources.settings.max_queued_runs)
     run = service.enqueue_scoring(
-        session, resources.store, resources.encoders, row, found, body, resources.settings.limits
+        session, resources.store, resources.encoders, row, found, body, resources.settings.limits, client
     )
     response.headers["Location"] = f"/v1/runs/{run.id}"
     return run_out(run)
@@ -212,10 +220,10 @@ def cancel_run(run: RunPath, session: SessionDep) -> RunOut:
     status_code=202,
     tags=["runs"],
     summary="Resume a run",
-    responses=problem_responses(404, 409, 422),
+    responses=problem_responses(400, 404, 409, 413, 415, 422),
 )
-def resume_run(run: RunPath, session: SessionDep) -> RunOut:
-    """Queue a failed or cancelled run again; it starts from its beginning, with the same data and seed."""
+def resume_run(run: RunPath, session: SessionDep, body: ResumeIn | None = None) -> RunOut:
+    """Queue a failed or cancelled run again; it goes on from its last snapshot and ends as if it had never stopped."""
     row = service.get(session, run, lock=True)
-    service.resume(session, row)
+    service.resume(session, row, body.limits if body else None)
     return run_out(row)

@@ -59,7 +59,20 @@ _RUN: dict[str, Any] = {
         "eta_s": 0.2,
     },
     "error": None,
+    "priority": 0,
+    "limits": {"seconds": None, "steps": None, "memory_mib": None},
+    "resumable_from": 96,
     "attempt": 1,
+    "attempts": [
+        {
+            "number": 1,
+            "worker": "node-7-4242-3F9K2A",
+            "started_at": "2026-01-02T03:04:05Z",
+            "ended_at": None,
+            "outcome": None,
+            "reason": None,
+        }
+    ],
     "created_at": "2026-01-02T03:04:05Z",
     "started_at": "2026-01-02T03:04:05Z",
     "finished_at": None,
@@ -128,8 +141,35 @@ class VerdictSettings(In):
     """Share of the resamples that an interval holds."""
 
 
+class RunLimits(In):
+    """What a run may take; at a limit it fails, and can be resumed with a higher one from where it stood."""
+
+    seconds: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    """Time that a worker may be busy with it, all attempts together."""
+    steps: Annotated[int, Field(strict=True, ge=1, le=10**12)] | None = None
+    """Batches of all its trainings; a scoring has none."""
+    memory_mib: Annotated[int, Field(strict=True, ge=64, le=2**30)] | None = None
+    """Memory that its process may hold, in MiB, about 150 of them for Python and PyTorch."""
+
+
+class Queued(In):
+    """What every run can be told that waits for a worker."""
+
+    priority: Annotated[int, Field(strict=True, ge=-100, le=100)] = 0
+    """Runs of a higher one are taken up first; among equals, clients take turns."""
+    limits: RunLimits = RunLimits()
+    """What the run may take."""
+
+
+class ResumeIn(In, json_schema_extra=shown_as({"limits": {"seconds": 3600}})):
+    """How a run is to go on."""
+
+    limits: RunLimits | None = None
+    """What the run may take from now on; default: as before."""
+
+
 class TrainIn(
-    In,
+    Queued,
     json_schema_extra=shown_as(
         {
             "datasets": ["circleDataset"],
@@ -167,7 +207,7 @@ class TrainIn(
     intervals."""
 
 
-class ScoreIn(In, json_schema_extra=shown_as({"datasets": ["circleDataset"]})):
+class ScoreIn(Queued, json_schema_extra=shown_as({"datasets": ["circleDataset"]})):
     """A scoring to be done."""
 
     datasets: Annotated[list[DatasetRef], Field(min_length=1, max_length=1000, examples=[["circleDataset"]])]
@@ -226,6 +266,21 @@ class DataOut(Out):
     """Checksum of the data."""
 
 
+class AttemptOut(Out):
+    """What became of one start of a run."""
+
+    number: int
+    """From 1 on."""
+    worker: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: Literal["succeeded", "failed", "cancelled", "crashed", "lost", "handed back"] | None
+    """`crashed`: its process died; `lost`: its worker fell silent; `handed back`: its worker was stopped; null: it goes
+    on."""
+    reason: str | None
+    """Why it came to nothing."""
+
+
 class RunOut(Out, json_schema_extra=shown_as(_RUN)):
     """A run."""
 
@@ -260,8 +315,14 @@ class RunOut(Out, json_schema_extra=shown_as(_RUN)):
     progress: ProgressOut | SearchProgressOut | None
     error: dict[str, Any] | None
     """Why the run failed, as a problem."""
+    priority: int
+    limits: RunLimits
+    resumable_from: int | None
+    """The step that it would go on from; null without a snapshot."""
     attempt: int
     """How often it was started."""
+    attempts: list[AttemptOut]
+    """What became of each start."""
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

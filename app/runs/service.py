@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from ulid import ULID
 
 from app.db.session import database_now
 from app.db.tables import Model, Run, RunEvent, Version
 from app.models import service as models
-from app.problems import Conflict, Invalid, NotFound, missing
+from app.problems import Conflict, Invalid, NotFound, QueueFull, missing
 from app.runs import events, lease
 from app.runs.initial import find_start
 from app.runs.job import Job
 from app.runs.lease import Claim
+from app.runs.limits import Allowance
 from app.runs.planning import plan_job
 from app.runs.preprocessing import Preprocessing, load_preprocessing
-from app.runs.schemas import MetricPoint, RunKind, ScoreIn, TrainIn
+from app.runs.schemas import MetricPoint, RunKind, RunLimits, ScoreIn, TrainIn
+from app.runs.snapshots import kept
 from app.runs.trainer_config import RunTrainerConfig, check_settings
-from app.runs.transitions import end, status_event, stop
+from app.runs.transitions import end, requeue, status_event, stop
 from app.runs.verdict import check_verdict, verdict_scores
 from app.scores.service import add_scores
 from app.storage.artifacts import ArtifactStore, StoredTensors
@@ -64,6 +68,7 @@ def enqueue_training(
     model: Model,
     request: TrainIn,
     limits: Limits,
+    client: str,
 ) -> Run:
     """Accept a training.
 
@@ -77,7 +82,7 @@ def enqueue_training(
     if request.verdict:
         check_verdict(planned.job, request.trainer)
     asked, job = request.model_dump(mode="json"), planned.job.model_dump(mode="json")
-    return enqueue(session, "train", model.name, asked, job)
+    return enqueue(session, "train", model.name, asked, job, client=client, priority=request.priority)
 
 
 def plan_training(
@@ -117,8 +122,11 @@ def plan_training(
         raise Invalid.at("/datasets", f"none of the datasets has the train split '{train_split}' with labels")
     weights, modules = find_start(session, model, job.tasks, base, request.init_modules)
     frozen = [name for ref in weights for name in ref.modules] if request.train == "new" else []
+    seed = request.trainer.seed
+    seed = secrets.randbelow(2**31) if seed is None else seed
     planned = PlannedTraining(
-        job.model_copy(update={"init_from": init_from, "weights": weights, "frozen": frozen}), modules
+        job.model_copy(update={"seed": seed, "init_from": init_from, "weights": weights, "frozen": frozen}),
+        modules,
     )
     planned.check(request.trainer)
     return planned
@@ -132,6 +140,7 @@ def enqueue_scoring(
     version: Version,
     request: ScoreIn,
     limits: Limits,
+    client: str,
 ) -> Run:
     """Accept a scoring of a version on datasets.
 
@@ -143,9 +152,30 @@ def enqueue_scoring(
     job = plan_job(
         session, store, encoders, specs, request.datasets, limits, given, remap_labels=request.remap_labels
     )
-    run = enqueue(session, "score", model.name, request.model_dump(mode="json"), job.model_dump(mode="json"))
+    run = enqueue(
+        session,
+        "score",
+        model.name,
+        request.model_dump(mode="json"),
+        job.model_dump(mode="json"),
+        client=client,
+        priority=request.priority,
+    )
     run.model_version = version.number
     return run
+
+
+def check_queue(session: Session, client: str, most: int) -> None:
+    """Refuse a further run of a client that has many waiting.
+
+    Raises:
+        QueueFull: If ``most`` wait, trials of searches not counted.
+    """
+    waiting = select(func.count()).where(Run.client == client, Run.status == "queued", Run.parent.is_(None))
+    if (n := session.scalars(waiting).one()) >= most:
+        raise QueueFull(
+            f"{n:,} of your runs wait already, and no more than {most:,} may: try again when some are over"
+        )
 
 
 def get(session: Session, run_id: str, *, lock: bool = False) -> Run:
@@ -171,25 +201,34 @@ def cancel(session: Session, run: Run) -> None:
     stop(session, run)
 
 
-def resume(session: Session, run: Run) -> None:
-    """Queue a run again that failed or was cancelled; it does the same job with the same seed.
+def resume(session: Session, run: Run, limits: RunLimits | None = None) -> None:
+    """Queue a run again that failed or was cancelled; it goes on from its last snapshot.
+
+    Args:
+        session: The transaction.
+        run: The run.
+        limits: What it may take from now on; default: as before.
 
     Raises:
-        Conflict: If it is not over, or succeeded, or is a trial, which its search alone starts again.
+        Conflict: If it is not over, or succeeded, is a trial, which its search alone starts again, or has used up its
+            limits.
     """
     if run.parent:
         raise Conflict(f"run '{run.id}' is a trial of the search '{run.parent}': resume that instead")
     if run.status not in ("failed", "cancelled"):
         raise Conflict(f"run '{run.id}' is {run.status}: only a failed or cancelled run can be resumed")
-    requeue(session, run)
+    if limits is not None:
+        run.request = run.request | {"limits": limits.model_dump(mode="json")}
+    if reached := Allowance.of(run).reached(step=kept(run).step):
+        raise Conflict(f"run '{run.id}' is {reached}: give it higher limits to go on")
+    reopen(session, run)
 
 
-def requeue(session: Session, run: Run) -> None:
-    """Have a run that is over begin again, as if it had never been started."""
-    run.status = "queued"
-    run.attempt = 0
+def reopen(session: Session, run: Run) -> None:
+    """Have a run that is over go on where it stood."""
+    run.crashes = 0
     run.error = run.progress = run.finished_at = None
-    events.append(session, run.id, [status_event(run)])
+    requeue(session, run)
 
 
 def finish_training(
@@ -213,6 +252,7 @@ def finish_training(
     if verdict is not None:
         run.verdict = verdict.to_json()
         add_scores(session, run, verdict_scores(verdict))
+    run.snapshots = None
     end(session, run, "succeeded")
     return number
 
@@ -296,6 +336,9 @@ def enqueue(
     model: str,
     request: dict[str, Any],
     job: dict[str, Any],
+    *,
+    client: str,
+    priority: int,
     parent: str | None = None,
     result: dict[str, Any] | None = None,
 ) -> Run:
@@ -307,6 +350,8 @@ def enqueue(
         model: The model's name.
         request: What was asked for.
         job: What it comes to.
+        client: Who asked.
+        priority: How urgently.
         parent: The search that it is a trial of.
         result: What is known of it from the start.
     """
@@ -319,6 +364,8 @@ def enqueue(
         request=request,
         job=job,
         result=result,
+        client=client,
+        priority=priority,
         attempt=0,
         created_at=database_now(session),
     )

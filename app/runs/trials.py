@@ -63,7 +63,7 @@ def finish_trial(
     trained = Trained(weights=weights, scores=rows, metrics=finite_or_none(dict(metrics)))
     run.result = (run.result or {}) | {TRAINED: trained.model_dump(mode="json")}
     # It may have been told to stop when it was as good as over.
-    run.error = None
+    run.error = run.snapshots = None
     end(session, run, "succeeded")
 
 

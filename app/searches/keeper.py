@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from sqlalchemy import select
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, defer
 
-from app.db.session import Database, database_now
+from app.db.session import DATABASE_AWAY, Database, database_now
 from app.db.tables import Run
 from app.logs import get_logger
 from app.searches import step
@@ -60,7 +59,7 @@ class Keeper:
             with self._db.write() as session:
                 around = Surroundings(session, self._store, self._encoders, self._limits)
                 return step.advance(around, run_id, self._memories.setdefault(run_id, step.Memory()))
-        except OperationalError:
+        except DATABASE_AWAY:
             # What was judged in a step that is undone is to be judged again.
             self._memories.pop(run_id, None)
             raise

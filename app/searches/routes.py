@@ -5,11 +5,12 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from app.http.endpoint import Endpoint
-from app.http.resources import ModelPath, ResourcesDep, RunPath, SessionDep
+from app.http.resources import ClientDep, ModelPath, ResourcesDep, RunPath, SessionDep
 from app.models import service as models
 from app.problems import problem_responses
 from app.runs.answers import run_out
 from app.runs.schemas import RunOut
+from app.runs.service import check_queue
 from app.searches import service
 from app.searches.planning import Surroundings
 from app.searches.schemas import SearchIn, SearchOut
@@ -21,17 +22,23 @@ router = APIRouter(tags=["searches"], route_class=Endpoint)
     "/models/{model}/searches",
     status_code=202,
     summary="Start a search",
-    responses=problem_responses(400, 404, 409, 413, 415, 422),
+    responses=problem_responses(400, 404, 409, 413, 415, 422, 429),
 )
 def start_search(
-    model: ModelPath, body: SearchIn, session: SessionDep, resources: ResourcesDep, response: Response
+    model: ModelPath,
+    body: SearchIn,
+    client: ClientDep,
+    session: SessionDep,
+    resources: ResourcesDep,
+    response: Response,
 ) -> RunOut:
     """Search settings of the training, and sizes of the architecture; the best training becomes a version.
 
     The search is a run, and so is each of its trials: `GET /v1/runs?parent=…` lists them.
     """
     around = Surroundings(session, resources.store, resources.encoders, resources.settings.limits)
-    run = service.enqueue_search(around, models.get(session, model), body)
+    check_queue(session, client, resources.settings.max_queued_runs)
+    run = service.enqueue_search(around, models.get(session, model), body, client)
     response.headers["Location"] = f"/v1/runs/{run.id}"
     return run_out(run)
 

@@ -22,7 +22,7 @@ from mtl_core.training.watched_metrics import WatchedMetric
 KIND = "search"
 
 
-def enqueue_search(around: Surroundings, model: Model, request: SearchIn) -> Run:
+def enqueue_search(around: Surroundings, model: Model, request: SearchIn, client: str) -> Run:
     """Accept a search.
 
     Raises:
@@ -47,7 +47,15 @@ def enqueue_search(around: Surroundings, model: Model, request: SearchIn) -> Run
     if faults:
         raise Invalid(f"{faults[0].pointer}: {faults[0].detail}", faults)
     asked = request.model_dump(mode="json")
-    return runs.enqueue(around.session, KIND, model.name, asked, job.model_dump(mode="json"))
+    return runs.enqueue(
+        around.session,
+        KIND,
+        model.name,
+        asked,
+        job.model_dump(mode="json"),
+        client=client,
+        priority=request.train.priority,
+    )
 
 
 def get(session: Session, run_id: str) -> Run:

@@ -150,7 +150,7 @@ class _Step:
             self._open_failed()
         for trial in self.open:
             if trial.status in ("failed", "cancelled") and not is_pruned(trial.error):
-                service.requeue(self.session, trial)
+                service.reopen(self.session, trial)
 
     def _open_failed(self) -> None:
         """Have those trials tried again whose failures ended the search."""
@@ -200,6 +200,8 @@ class _Step:
             self.state.best = Best(run=trial.id, number=kept.number, value=outcome.value)
             row |= {TRAINED: (trial.result or {})[TRAINED]}
         trial.result = row
+        if outcome.state in ("succeeded", "pruned"):
+            trial.snapshots = None
         setattr(self.state, outcome.state, getattr(self.state, outcome.state) + 1)
         self._log(_told(kept.number, outcome, params_of(self.request.space, kept.point)))
 
@@ -242,6 +244,8 @@ class _Step:
             self.run.model,
             train.model_dump(mode="json") | {"trial": {"number": kept.number, "params": params}},
             child.model_dump(mode="json"),
+            client=self.run.client,
+            priority=self.run.priority,
             parent=self.run.id,
             result=kept.model_copy(update={"unfit": unfit is not None}).model_dump(mode="json"),
         )

@@ -149,6 +149,10 @@ class ArtifactStore:
             raise DamagedArtifactError(f"artifact {sha256} is damaged: its content has checksum {actual}")
         return path
 
+    def remove(self, sha256: str) -> None:
+        """Remove an artifact that nothing refers to, and nothing else ever will."""
+        self._path(sha256).unlink(missing_ok=True)
+
     def check_writable(self) -> None:
         """Write and remove a file.
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
+from datetime import timedelta
 from multiprocessing.connection import Connection
 
-from sqlalchemy.exc import OperationalError
-
-from app.db.session import Database
+from app.db.session import DATABASE_AWAY, Database
 from app.logs import configure_logs, get_logger
 from app.searches.keeper import Keeper
 from app.settings import Settings
@@ -44,9 +43,9 @@ def do_chores(settings: Settings, supervisor: Connection) -> None:
         try:
             has_news = searches.advance()
             if housekept is None or time.monotonic() - housekept > _HOUSEKEEPING_SECONDS:
-                housekeeping.clean(db, store)
+                housekeeping.clean(db, store, timedelta(days=settings.snapshot_days))
                 housekept = time.monotonic()
-        except OperationalError as error:
+        except DATABASE_AWAY as error:
             log.warning("database unavailable", error=str(error))
             pause = max(pause, _AWAY_SECONDS)
         is_wanted = _exchange(supervisor, has_news, pause)

@@ -17,30 +17,61 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from types import FrameType
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 from ulid import ULID
 
-from app.db.session import Database
+from app.db.session import DATABASE_AWAY, Database
+from app.db.tables import Run
 from app.logs import get_logger
 from app.runs import lease
-from app.runs.lease import Claim, LeaseLostError
+from app.runs.lease import Claim, LeaseLostError, Watch
+from app.runs.limits import Allowance
 from app.settings import Settings
 from app.worker.caretaker import Caretaker
+from app.worker.memory import memory_of, oom_kills
 
 log = get_logger(__name__)
 
 _STOP_SECONDS = 5.0
+_OVERTIME_SECONDS = 2.0
+_NO_MEMORY = (
+    "the machine ran out of memory and the system ended the training process: a smaller batch_size, or smaller layers,"
+    " take less"
+)
 
 
 @dataclass
 class _Child:
-    """A training process and the claim it works for."""
+    """A training process and the claim it works for.
+
+    Attributes:
+        gpu: The GPU that it has to itself, if any.
+        deadline: When it is killed, should it not have ended by itself.
+        failure: Why its run fails, if it is killed for what it did.
+        is_lost: Whether the run is over, or another worker's.
+        is_told: Whether it was told to stop.
+        allowance: What the run may take.
+        oom_kills: How many processes the system had ended for want of memory before.
+    """
 
     claim: Claim
     process: ForkServerProcess
+    gpu: int | None
+    allowance: Allowance
+    oom_kills: int
+    started: float = field(default_factory=time.monotonic)
     renewed: float = field(default_factory=time.monotonic)
-    is_lost: bool = False  # the run is over, or another worker's
-    deadline: float | None = None  # when the process is ended, should it not have ended by itself
+    deadline: float | None = None
+    failure: str | None = None
+    is_lost: bool = False
+    is_told: bool = False
+
+    def tell(self, seconds: float) -> None:
+        """Tell the process to stop, in so many seconds at most."""
+        if not self.is_told:
+            self.is_told = True
+            self.deadline = time.monotonic() + seconds
+            self.process.terminate()
 
 
 class Supervisor:
@@ -54,7 +85,10 @@ class Supervisor:
         self.settings = settings
         self.name = f"{socket.gethostname()}-{os.getpid()}-{str(ULID())[-6:]}"
         self._db = Database(settings.resolved_database_url)
+        self._watch = Watch(self.name)
         self._children: list[_Child] = []
+        # What runs take one of each: GPUs, or else places beside one another.
+        self._free: list[int | None] = [*settings.worker_gpus] or [None] * settings.worker_slots
         self._stopping = threading.Event()
         # Written to when it is to stop, so that no wait outlasts that.
         self._woken, self._wake = os.pipe()
@@ -78,11 +112,11 @@ class Supervisor:
         if not caretaker.listen():
             raise RuntimeError("what trainings need cannot be loaded: the trace above says why")
         if not self._stopping.is_set():
-            log.info("worker started", worker=self.name, slots=self.settings.worker_slots)
+            log.info("worker started", worker=self.name, slots=len(self._free))
         while not self._stopping.is_set():
             try:
                 self._step(caretaker)
-            except OperationalError as error:
+            except DATABASE_AWAY as error:
                 log.warning("database unavailable", error=str(error))
                 self._stopping.wait(1.0)
         self._drain()
@@ -97,69 +131,103 @@ class Supervisor:
             else:
                 self._bury(child)
                 caretaker.tell()
+        self._hear_of_cancelled()
         caretaker.keep()
-        while len(self._children) < self.settings.worker_slots and self._start_next():
+        while self._free and self._start_next():
             pass
         sentinels = [child.process.sentinel for child in self._children]
         wait([*sentinels, *caretaker.news, self._woken], timeout=self.settings.poll_seconds)
 
     def _start_next(self) -> bool:
         with self._db.write() as session:
-            claim = lease.claim(session, self.name, self.settings.lease_seconds, self.settings.max_attempts)
-        if claim is None:
-            return False
-        process = self._context.Process(target=_train, args=(self.settings, claim), name=claim.run)
+            claim = lease.claim(session, self._watch, self.settings.lease_seconds, self.settings.max_attempts)
+            if claim is None:
+                return False
+            allowance = Allowance.of(session.get_one(Run, claim.run))
+        gpu = self._free.pop()
+        process = self._context.Process(target=_train, args=(self.settings, claim, gpu), name=claim.run)
         process.start()
-        self._children.append(_Child(claim, process))
+        self._children.append(_Child(claim, process, gpu, allowance, oom_kills()))
         log.info("run claimed", run_id=claim.run, attempt=claim.attempt, pid=process.pid)
         return True
 
     def _attend(self, child: _Child) -> None:
-        """Renew a child's lease when it is due; end a child that lost it, or that does not heed a cancel, in time."""
+        """Renew a child's lease when it is due; end a child that lost it, or takes more than its run may."""
         now = time.monotonic()
         if not child.is_lost and now - child.renewed > self.settings.lease_seconds / 4:
             try:
                 with self._db.write() as session:
-                    status = lease.renew(session, child.claim, self.settings.lease_seconds)
+                    lease.renew(session, child.claim)
             except LeaseLostError:
                 # A child that has just finished has no lease either, and ends by itself within the moment.
                 child.is_lost = True
-                child.deadline = now + _STOP_SECONDS
+                child.tell(_STOP_SECONDS)
             else:
                 child.renewed = now
-                if status == "cancelling" and child.deadline is None:
-                    child.deadline = now + self.settings.cancel_grace_seconds
+        # Between steps it stops by itself in time: this one is loading, scoring, or in a step that takes long.
+        late = child.allowance.failure(now - child.started - _OVERTIME_SECONDS)
+        if reason := late or child.allowance.memory_failure(memory_of(child.process.pid)):
+            child.failure = reason
+            child.process.kill()
+            child.process.join()
         if child.deadline is not None and now > child.deadline:
             log.warning("run does not stop, ending its process", run_id=child.claim.run)
-            _kill(child.process)
+            child.process.kill()
+            child.process.join()
+
+    def _hear_of_cancelled(self) -> None:
+        waiting = [child for child in self._children if not child.is_told]
+        if not waiting:
+            return
+        with self._db.read() as session:
+            cancelled = lease.cancelled(session, [child.claim for child in waiting])
+        for child in waiting:
+            if child.claim.run in cancelled:
+                child.tell(self.settings.cancel_grace_seconds)
 
     def _bury(self, child: _Child) -> None:
-        """Fail the run of a child that died before it could say how the run ended."""
+        """Settle the run of a child that ended, should that not have done so itself."""
         child.process.join()
         self._children.remove(child)
         try:
             with self._db.write() as session:
-                reason = _cause_of_death(child.process.exitcode)
-                lease.fail(session, child.claim, reason)
-            log.error("training process died", run_id=child.claim.run, reason=reason)
+                self._settle(session, child)
         except LeaseLostError:
             log.info("run over", run_id=child.claim.run)
-        except OperationalError:
+        except DATABASE_AWAY:
             self._children.append(child)
             raise
+        self._free.append(child.gpu)
         child.process.close()
 
+    def _settle(self, session: Session, child: _Child) -> None:
+        claim, code = child.claim, child.process.exitcode
+        if child.failure:
+            lease.fail(session, claim, child.failure)
+            log.warning("run failed", run_id=claim.run, reason=child.failure)
+        elif child.is_told:
+            lease.hand_back(session, claim)
+            log.info("run handed back", run_id=claim.run)
+        elif code == -signal.SIGKILL and oom_kills() > child.oom_kills:
+            lease.fail(session, claim, _NO_MEMORY)
+            log.error("training process died", run_id=claim.run, reason=_NO_MEMORY)
+        else:
+            reason = _cause_of_death(code)
+            lease.crash(session, claim, reason, self.settings.max_attempts)
+            log.error("training process died", run_id=claim.run, reason=reason)
+
     def _drain(self) -> None:
+        """Have every child save where it stands, and give its run back."""
         for child in self._children:
-            _kill(child.process)
-        for child in self._children:
+            child.tell(self.settings.drain_seconds)
+        # A child hands its run back itself; what is left is the runs of those that could not.
+        for child in list(self._children):
+            child.process.join(max(0.0, (child.deadline or 0.0) - time.monotonic()))
+            if child.process.is_alive():
+                child.process.kill()
             try:
-                with self._db.write() as session:
-                    lease.hand_back(session, child.claim)
-                log.info("run handed back", run_id=child.claim.run)
-            except LeaseLostError:
-                log.info("run over", run_id=child.claim.run)
-            except OperationalError as error:
+                self._bury(child)
+            except DATABASE_AWAY as error:
                 log.warning(
                     "run not handed back, its lease will run out", run_id=child.claim.run, error=str(error)
                 )
@@ -191,23 +259,13 @@ def run_worker(settings: Settings, *, stop_on_stdin_close: bool = False) -> None
     supervisor.run()
 
 
-def _train(settings: Settings, claim: Claim) -> None:
+def _train(settings: Settings, claim: Claim, gpu: int | None) -> None:
     from app.worker.training import execute  # noqa: PLC0415 - it imports torch, which the server process has
 
-    execute(settings, claim)
-
-
-def _kill(process: ForkServerProcess) -> None:
-    process.terminate()
-    process.join(_STOP_SECONDS)
-    if process.is_alive():
-        process.kill()
-        process.join()
+    execute(settings, claim, gpu)
 
 
 def _cause_of_death(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
-        name = signal.Signals(-exit_code).name
-        hint = ": as the system does when memory runs out" if name == "SIGKILL" else ""
-        return f"the training process was killed by {name}{hint}"
+        return f"the training process was killed by {signal.Signals(-exit_code).name}"
     return f"the training process ended with exit code {exit_code}, before the run was over"

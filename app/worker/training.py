@@ -8,25 +8,25 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TypeVar
 
 import structlog
 import torch
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.db.session import Database
+from app.db.session import DATABASE_AWAY, Database
 from app.db.tables import Run, Version
 from app.logs import configure_logs, get_logger
 from app.problems import Problem
 from app.runs import lease, service
-from app.runs.events import Event
 from app.runs.job import Job
 from app.runs.lease import Claim, LeaseLostError
 from app.runs.preprocessing import load_preprocessing
+from app.runs.snapshots import kept
 from app.runs.trainer_config import LOGS, RunTrainerConfig, trainer_settings
 from app.runs.trials import finish_trial
 from app.runs.verdict import bootstrap_of
@@ -35,15 +35,16 @@ from app.storage.artifacts import ArtifactStore, DamagedArtifactError
 from app.storage.encoders import SentenceEncoders
 from app.worker.cores import usable_cores
 from app.worker.loading import SplitLoader
+from app.worker.reporting import Reporter, StopSignal
+from app.worker.snapshots import snapshots_of
 from mtl_core import (
     DictDataLoader,
     DictDataset,
-    FitListener,
     MultitaskClassifier,
-    Progress,
     TaskloomError,
     Trainer,
     TrainerConfig,
+    TrainingStoppedError,
     load_module_weights,
     module_weights,
 )
@@ -60,43 +61,57 @@ T = TypeVar("T")
 _SCORING_BATCH = 1024
 
 
-class RunCancelledError(Exception):
-    """The run is to stop because a client cancelled it."""
+def execute(settings: Settings, claim: Claim, gpu: int | None = None) -> None:
+    """Do a claimed run to its end, whatever end that is; the entry point of a training process.
 
-
-def execute(settings: Settings, claim: Claim) -> None:
-    """Do a claimed run to its end, whatever end that is; the entry point of a training process."""
+    Args:
+        settings: The worker's settings.
+        claim: The worker's hold on the run.
+        gpu: The GPU that the run has to itself; default: whichever there are.
+    """
     configure_logs(settings)
     # Ctrl-C reaches every process of the terminal; the worker decides what becomes of the run.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop = StopSignal()
     _die_with_parent()
     _offer_to_oom_killer()
+    if gpu is not None:
+        # Torch looks for GPUs when it first needs one, which is later.
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     torch.set_num_threads(threads_of(settings))
     db = Database(settings.resolved_database_url)
+
+    def end(write: Callable[[Session], object]) -> None:
+        _end(settings, db, write)
+
     with structlog.contextvars.bound_contextvars(run_id=claim.run):
         try:
-            _Execution(settings, claim, db).run()
+            _Execution(settings, claim, db, stop).run()
         except LeaseLostError:
             log.warning("lease lost, stopping")
-        except RunCancelledError:
-            _end(settings, db, lambda s: lease.stop_cancelled(s, claim))
-        except (TaskloomError, Problem, DamagedArtifactError) as error:
-            _fail(settings, db, claim, str(error))
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            _fail(settings, db, claim, f"out of memory: {error}")
+        except TrainingStoppedError:
+            status = _end(settings, db, lambda s: lease.hand_back(s, claim))
+            log.info("run stopped", status=status)
+        except (OSError, SQLAlchemyError) as error:
+            # A full disk, or a database that is away: nothing that the run could do about.
+            log.exception("run broke down")
+            reason = f"{type(error).__name__}: {error}"
+            end(lambda s: lease.crash(s, claim, reason, settings.max_attempts))
         except Exception as error:
-            log.exception("run failed")
-            _fail(settings, db, claim, f"{type(error).__name__}: {error}")
+            reason = _failure(error)
+            log.warning("run failed", reason=reason, exc_info=not isinstance(error, _EXPLAINED))
+            end(lambda s: lease.fail(s, claim, reason))
     db.dispose()
 
 
 class _Execution:
     """One attempt at a run."""
 
-    def __init__(self, settings: Settings, claim: Claim, db: Database) -> None:
+    def __init__(self, settings: Settings, claim: Claim, db: Database, stop: StopSignal) -> None:
         self.settings = settings
         self.claim = claim
         self.db = db
+        self.stop = stop
         self.store = ArtifactStore(settings.artifacts_dir)
 
     def run(self) -> None:
@@ -122,8 +137,19 @@ class _Execution:
 
     def _train(self, run: Run, job: Job, loader: SplitLoader, folder: Path) -> None:
         config = RunTrainerConfig.model_validate(run.request["trainer"])
+        if config.seed is None:
+            config = config.model_copy(update={"seed": job.seed})
         model = _model_of(job, run.model, config.seed)
-        reporter = _Reporter(self.settings, self.claim, self.db)
+        reporter = Reporter(self.settings, self.claim, self.db, run, self.stop)
+        (folder / "snapshots").mkdir()
+        snapshots = snapshots_of(
+            self.db,
+            self.store,
+            self.claim,
+            folder / "snapshots",
+            lambda: reporter.step,
+            self.settings.snapshot_seconds,
+        )
         reporter.on_log(
             f"training on {model.device}: tasks {model.task_names}, {len(model.module_pool)} modules"
         )
@@ -140,18 +166,30 @@ class _Execution:
         (folder / LOGS).mkdir()
         settings = TrainerConfig(**trainer_settings(config, job.frozen, folder))
         bootstrap = bootstrap_of(run, config.seed)
-        study = bootstrap and SharingStudy(model, settings, loaders, bootstrap, reporter, str(folder))
+        study = bootstrap and SharingStudy(
+            model, settings, loaders, bootstrap, reporter, str(folder), snapshots
+        )
         trainer = Trainer(run.model, **(study.config if study else settings).model_dump())
+        verdict = None
         try:
-            trainer.fit(model, loaders, study.listener if study else reporter)
+            with self.stop.heeded():
+                trainer.fit(model, loaders, study.listener if study else reporter, snapshots("shared"))
+                if study:
+                    verdict = study.verdict(trainer.affinities)
+        except TrainingStoppedError:
+            reporter.flush()
+            if reporter.failure:
+                raise TaskloomError(reporter.failure) from None
+            raise
         finally:
             if config.logging:
                 self._keep_log(folder)
-        verdict = study and study.verdict(trainer.affinities)
         reporter.finish()
 
         scores = model.evaluate(_scoring_loaders(datasets))
         weights = self.store.put_tensors(module_weights(model))
+        with self.db.read() as session:
+            obsolete = kept(session.get_one(Run, run.id)).names
         if run.parent:
             metrics = validate(
                 model,
@@ -159,6 +197,7 @@ class _Execution:
                 config.valid_split,
             )
             _end(self.settings, self.db, lambda s: finish_trial(s, self.claim, weights, scores, metrics))
+            self._remove(obsolete)
             return
         version = _end(
             self.settings,
@@ -167,6 +206,7 @@ class _Execution:
         )
         if version is not None:
             log.info("run succeeded", version=version, scores=len(scores))
+            self._remove(obsolete)
 
     def _score(self, job: Job, version: Version, loader: SplitLoader) -> None:
         model = _model_of(job, version.model)
@@ -174,7 +214,7 @@ class _Execution:
         scores = model.evaluate(_scoring_loaders([loader.load(ref) for ref in job.splits]))
         _end(self.settings, self.db, lambda s: service.finish_scoring(s, self.claim, scores))
 
-    def _initialise(self, model: MultitaskClassifier, job: Job, reporter: _Reporter) -> list[str]:
+    def _initialise(self, model: MultitaskClassifier, job: Job, reporter: Reporter) -> list[str]:
         """Load the weights that modules start from, and return the modules that have none."""
         sources: list[str] = []
         for ref in job.weights:
@@ -191,6 +231,10 @@ class _Execution:
         if job.frozen:
             reporter.on_log(f"modules that stay as they are: {sorted(job.frozen)}")
         return new
+
+    def _remove(self, snapshots: Iterable[str]) -> None:
+        for name in snapshots:
+            self.store.remove(name)
 
     def _keep_log(self, folder: Path) -> None:
         packed = shutil.make_archive(str(folder / "log"), "zip", folder / LOGS)
@@ -209,7 +253,7 @@ def _set_priors(
     loaders: Sequence[DictDataLoader],
     config: RunTrainerConfig,
     new: Sequence[str],
-    reporter: _Reporter,
+    reporter: Reporter,
 ) -> None:
     """Start the new heads at their classes' shares; those that were trained before know better."""
     train = [loader for loader in loaders if loader.dataset.split == config.train_split]
@@ -234,79 +278,6 @@ def _scoring_loaders(datasets: Sequence[DictDataset]) -> list[DictDataLoader]:
     return [DictDataLoader(dataset, batch_size=_SCORING_BATCH) for dataset in datasets]
 
 
-class _Reporter(FitListener):
-    """Tells the database how the training goes, every so often, and hears from it whether to stop."""
-
-    def __init__(self, settings: Settings, claim: Claim, db: Database) -> None:
-        self._every = settings.report_seconds
-        self._claim = claim
-        self._db = db
-        self._news: list[Event] = []
-        self._progress: Progress | None = None
-        # The pace counts from the first batch on, which takes many times as long as those after it.
-        self._first: tuple[float, Progress] | None = None
-        self._reported = time.monotonic()
-        self._is_over = False
-
-    def on_batch(self, progress: Progress) -> None:
-        self._progress = progress
-        self._first = self._first or (time.monotonic(), progress)
-        if time.monotonic() - self._reported >= self._every:
-            self.flush()
-
-    def on_metrics(self, progress: Progress, metrics: dict[str, float]) -> None:
-        data = {"attempt": self._claim.attempt, "epoch": progress.epoch, "step": progress.step}
-        self._news.append(Event("metrics", data | {"metrics": service.finite_or_none(metrics)}))
-
-    def on_log(self, message: str) -> None:
-        log.info(message)
-        self._news.append(Event("log", {"message": message}))
-
-    def flush(self) -> None:
-        """Report what is new.
-
-        Raises:
-            RunCancelledError: If a client asked for it.
-            LeaseLostError: If another worker has the run.
-        """
-        self._reported = time.monotonic()
-        progress = self._progress_now()
-        news = [*self._news, *([Event("progress", progress)] if progress else [])]
-        try:
-            with self._db.write() as session:
-                status = lease.report(session, self._claim, progress, news)
-        except OperationalError as error:
-            # The news is kept for the next time; if the database stays away, the lease runs out.
-            log.warning("could not report progress", error=str(error))
-            return
-        self._news.clear()
-        if status == "cancelling":
-            raise RunCancelledError
-
-    def finish(self) -> None:
-        """Report for the last time: training may have ended before its last epoch."""
-        self._is_over = True
-        self.flush()
-
-    def _progress_now(self) -> dict[str, float | int | None] | None:
-        if self._progress is None or self._first is None:
-            return None
-        now, (began, first) = self._progress, self._first
-        seconds, steps = self._reported - began, now.step - first.step
-        return {
-            "epoch": now.epoch,
-            "n_epochs": now.n_epochs,
-            "step": now.step,
-            "n_steps": now.n_steps,
-            "fraction": now.step / now.n_steps,
-            "examples_per_s": round((now.points - first.points) / seconds, 1) if steps else None,
-            "eta_s": self._eta(now, seconds / steps) if steps else None,
-        }
-
-    def _eta(self, now: Progress, step_seconds: float) -> float:
-        return 0.0 if self._is_over else round((now.n_steps - now.step) * step_seconds, 2)
-
-
 def threads_of(settings: Settings) -> int:
     """Return how many CPU threads a training computes with.
 
@@ -318,7 +289,7 @@ def threads_of(settings: Settings) -> int:
 
 
 def _warn_of_untrained(
-    job: Job, datasets: Sequence[DictDataset], config: RunTrainerConfig, reporter: _Reporter
+    job: Job, datasets: Sequence[DictDataset], config: RunTrainerConfig, reporter: Reporter
 ) -> None:
     trained = {
         task
@@ -334,9 +305,19 @@ def _warn_of_untrained(
             )
 
 
-def _fail(settings: Settings, db: Database, claim: Claim, reason: str) -> None:
-    log.warning("run failed", reason=reason)
-    _end(settings, db, lambda s: lease.fail(s, claim, reason))
+_EXPLAINED = (TaskloomError, Problem, DamagedArtifactError)
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def _failure(error: Exception) -> str:
+    """Return why a run fails for its own fault, in words that its owner can act on."""
+    if isinstance(error, _EXPLAINED):
+        return str(error)
+    text = str(error)
+    if isinstance(error, MemoryError) or any(words in text.lower() for words in _NO_MEMORY):
+        asked = text.splitlines()[0] if text else "it does not say for what"
+        return f"out of memory: a smaller batch_size, or smaller layers, take less ({asked})"
+    return f"{type(error).__name__}: {text}"
 
 
 def _end(settings: Settings, db: Database, write: Callable[[Session], T]) -> T | None:
@@ -353,7 +334,7 @@ def _end(settings: Settings, db: Database, write: Callable[[Session], T]) -> T |
         except LeaseLostError:
             log.warning("lease lost, nothing written")
             return None
-        except OperationalError as error:
+        except DATABASE_AWAY as error:
             if time.monotonic() > deadline:
                 raise
             log.warning("database unavailable, trying again", error=str(error))

@@ -45,6 +45,10 @@ class SharedStage(FitListener):
         """Pass on the metrics as they are."""
         self._stages.listener.on_metrics(self._stages.whole(progress, progress.epoch), metrics)
 
+    def wants_stop(self) -> bool:
+        """Pass on the question."""
+        return self._stages.listener.wants_stop()
+
     def on_log(self, message: str) -> None:
         """Pass on the message as it is."""
         self._stages.listener.on_log(message)
@@ -72,6 +76,10 @@ class TwinStage(FitListener):
             if where.split("/")[1] != "all":
                 found[f"{where}/twin:{metric}"] = value
         self._stages.listener.on_metrics(self._stages.whole(progress, self._stages.n_epochs), found)
+
+    def wants_stop(self) -> bool:
+        """Pass on the question."""
+        return self._stages.listener.wants_stop()
 
     def on_log(self, message: str) -> None:
         """Pass on a message, saying whose it is."""

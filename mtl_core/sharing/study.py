@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -30,6 +30,7 @@ from mtl_core.sharing.twins import (
 from mtl_core.sharing.verdict import Comparison, SharingVerdict
 from mtl_core.training.config import TrainerConfig
 from mtl_core.training.progress import FitListener
+from mtl_core.training.snapshots import Snapshots
 from mtl_core.training.splits import train_and_valid
 from mtl_core.training.trainer import Trainer
 
@@ -107,6 +108,8 @@ class SharingStudy:
         listener: Hears of all trainings as of one; a twin's metrics are called ``twin:metric``. Default: nobody.
         folder: Where the twins' checkpoints go, each into a folder that is removed at its end; default: the system's
             folder for temporary files.
+        snapshots: Gives each twin's training, by ``twin:`` and its task, where it is saved as it stands; default: they
+            are not.
 
     Attributes:
         config: The settings to train the shared model with: those given, and with the tasks' gradients compared.
@@ -124,12 +127,14 @@ class SharingStudy:
         bootstrap: Bootstrap | None = None,
         listener: FitListener | None = None,
         folder: str | None = None,
+        snapshots: Callable[[str], Snapshots] | None = None,
     ) -> None:
         self.config = config.model_copy(update={"diagnosis": True})
         self._model = model
         self._weights = module_weights(model)
         self._bootstrap = bootstrap or Bootstrap()
         self._folder = folder
+        self._snapshots = snapshots
         self._families = families(model.task_names)
         self._unjudged: dict[str, str] = {}
         self._trials: dict[str, _Trial] = {}
@@ -219,7 +224,8 @@ class SharingStudy:
         listener.on_log(f"training {trial.n_steps} batches")
         with TemporaryDirectory(dir=self._folder) as folder:
             config = twin_config(self.config, twin, trial.loaders, folder)
-            Trainer(twin.name, **config.model_dump()).fit(twin, trial.loaders, listener)
+            snapshots = self._snapshots(f"twin:{task}") if self._snapshots else None
+            Trainer(twin.name, **config.model_dump()).fit(twin, trial.loaders, listener, snapshots)
         rows = [row for loader in trial.judging for row in self._compared(task, twin, loader)]
         order = list(self._model.tasks[task].scorer.metrics)
         return sorted(rows, key=lambda row: order.index(row.metric))

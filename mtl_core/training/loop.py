@@ -37,7 +37,7 @@ class Stateful(Protocol):
         """Return what is kept: tensors, and what JSON can hold, in dicts and lists."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+    def load_state_dict(self, state: Any, /) -> Any:
         """Go on from what :meth:`state_dict` returned, of a part that was made in the same way."""
         ...
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import chain
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 
@@ -195,6 +194,6 @@ def _identity(
 
 def _generators(loaders: Sequence[DictDataLoader]) -> list[torch.Generator]:
     """Return the random generators that loaders and their samplers have to themselves, each once."""
-    holders: Iterable[Any] = chain.from_iterable((loader, loader.sampler) for loader in loaders)
+    holders: list[Any] = [*loaders, *(cast("object", loader.sampler) for loader in loaders)]
     found = (getattr(holder, "generator", None) for holder in holders)
     return list({id(generator): generator for generator in found if generator is not None}.values())

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
+from uuid import uuid4
 
 import safetensors.torch
 import torch
@@ -112,12 +113,17 @@ class Snapshots:
         self._spent = 0.0
         self._cost = _SECONDS_AT_LEAST + n_bytes / _BYTES_PER_SECOND
 
-    def is_due(self) -> bool:
-        """Say whether a snapshot is to be saved now."""
+    def is_due(self, last: bool = False) -> bool:
+        """Say whether a snapshot is to be saved now.
+
+        Args:
+            last: Whether it is that of the training's end, which is kept in reserve for all along; default: false.
+        """
         now = time.monotonic()
         if self._every is not None:
-            return now - self._last >= self._every
-        return self._spent + self._cost <= self._share * (now - self._began)
+            return now - self._last >= self._every or (last and self._spent > 0)
+        cost = self._cost if last else 2 * self._cost
+        return self._spent + cost <= self._share * (now - self._began)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Save a snapshot.
@@ -161,7 +167,9 @@ def _write(state: Mapping[str, Any], path: Path) -> None:
         return {_TENSOR: name}
 
     text = json.dumps(state, default=named)
-    safetensors.torch.save_file(tensors, path, {"format": _FORMAT, "state": text})
+    # No two snapshots have the same content, so that whoever keeps them by that may remove one of them.
+    metadata = {"format": _FORMAT, "state": text, "id": uuid4().hex}
+    safetensors.torch.save_file(tensors, path, metadata)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

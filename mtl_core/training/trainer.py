@@ -237,7 +237,7 @@ class Trainer:
         if loop.diagnosis:
             _tell(loop.listener, loop.diagnosis.summary())
         loop.is_finished = True
-        if snapshots and snapshots.is_due():
+        if snapshots and snapshots.is_due(last=True):
             _save(loop, snapshots)
 
     def _set_rate(self, step: int) -> float:

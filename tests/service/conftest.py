@@ -26,7 +26,9 @@ class Service:
 
     def __init__(self, folder: Path, database_url: str) -> None:
         self.folder = folder
-        self.env = environment(folder / "data", database_url, TASKLOOM_WORKER_SLOTS=str(SLOTS))
+        self.env = environment(
+            folder / "data", database_url, TASKLOOM_WORKER_SLOTS=str(SLOTS), TASKLOOM_SNAPSHOT_SECONDS="0.2"
+        )
         db = Database(database_url)
         migrations.upgrade(db.engine)
         db.dispose()

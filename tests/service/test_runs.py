@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from typing import Any
 
 import pytest
@@ -44,24 +42,6 @@ def test_cancel_a_running_and_a_queued_run_and_resume(service: Service, shapes: 
     assert [run["id"] for run in api.get("/v1/runs", model=shapes.model)["items"]] == [queued, *endless[::-1]]
     stopped = api.get(f"/v1/runs?model={shapes.model}&status=cancelled")["items"]
     assert [run["id"] for run in stopped] == endless[::-1]
-
-
-def test_a_killed_training_process_fails_its_run_only(service: Service, shapes: Shapes) -> None:
-    api = shapes.make("circle").api
-    run = api.start(shapes.model, [shapes.dataset("circle")], **ENDLESS)
-    api.training(run)
-    (claim,) = service.worker_of(run).claims(run)
-    os.kill(claim["pid"], signal.SIGKILL)
-    failed = api.ended(run, "failed")
-    assert "killed by SIGKILL" in failed["error"]["detail"]
-    assert failed["model_version"] is None
-    # The worker and the API live on, and the run itself can be tried again.
-    assert api.train(shapes.model, [shapes.dataset("circle")]) == 1
-    api.post(f"/v1/runs/{run}/resume", status=202)
-    assert api.run(run)["error"] is None
-    api.training(run)
-    api.post(f"/v1/runs/{run}/cancel", status=202)
-    api.ended(run, "cancelled")
 
 
 def test_the_same_seed_gives_the_same_weights(api: Api, shapes: Shapes) -> None:

@@ -1,46 +1,74 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Barrier
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from app.db.session import Database, database_now
 from app.db.tables import Model, Run, RunEvent
 from app.runs import lease, service
 from app.runs.events import Event
-from app.runs.lease import Claim, LeaseLostError
+from app.runs.lease import Claim, LeaseLostError, Watch
+from app.runs.snapshots import keep
 
-LONG = 3600.0
+LEASE = 10.0
 
 
-def queue(db: Database, *ids: str) -> None:
+class Clock:
+    """A clock that tests move on."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Worker:
+    """A worker that claims, and watches the others."""
+
+    def __init__(self, db: Database, name: str = "w", attempts: int = 3) -> None:
+        self.db = db
+        self.clock = Clock()
+        self.watch = Watch(name, self.clock)
+        self.attempts = attempts
+
+    def look(self) -> Claim | None:
+        """Look for a run once."""
+        with self.db.write() as session:
+            return lease.claim(session, self.watch, LEASE, self.attempts)
+
+    def claim(self) -> Claim:
+        """Look for a run that must be there."""
+        found = self.look()
+        assert found is not None
+        return found
+
+    def wait(self) -> Claim | None:
+        """Look, wait for a lease, and look again."""
+        assert self.look() is None
+        self.clock.now += LEASE
+        return self.look()
+
+
+def queue(db: Database, *ids: str, **of_all: Any) -> None:
     with db.write() as session:
-        session.add(Model(name="m"))
-        session.flush()
+        if session.get(Model, "m") is None:
+            session.add(Model(name="m"))
+            session.flush()
         session.add_all(
-            Run(id=run, model="m", kind="train", status="queued", request={}, job={}) for run in ids
+            Run(id=run, model="m", kind="train", status="queued", request={}, job={}, **of_all) for run in ids
         )
 
 
-def claim(db: Database, worker: str = "w", seconds: float = LONG, attempts: int = 3) -> Claim | None:
+def change(db: Database, run: str, **values: Any) -> None:
     with db.write() as session:
-        return lease.claim(session, worker, seconds, attempts)
-
-
-def claimed(db: Database, worker: str = "w") -> Claim:
-    found = claim(db, worker)
-    assert found is not None
-    return found
-
-
-def run_out(db: Database, run: str) -> None:
-    """Have a lease run out."""
-    with db.write() as session:
-        past = database_now(session) - timedelta(seconds=1)
-        session.execute(update(Run).where(Run.id == run).values(lease_until=past))
+        session.execute(update(Run).where(Run.id == run).values(**values))
 
 
 def row(db: Database, run: str) -> Run:
@@ -55,24 +83,56 @@ def statuses(db: Database, run: str) -> list[str]:
     return [event.data["status"] for event in events if event.kind == "status"]
 
 
+def outcomes(db: Database, run: str) -> list[str | None]:
+    return [attempt["outcome"] for attempt in row(db, run).attempts]
+
+
 def test_the_oldest_run_goes_first_and_each_to_one_worker(db: Database) -> None:
     queue(db, "b", "a", "c")
-    assert [claimed(db).run for _ in range(3)] == ["a", "b", "c"]
-    assert claim(db) is None
+    worker = Worker(db)
+    assert [worker.claim().run for _ in range(3)] == ["a", "b", "c"]
+    assert worker.look() is None
     held = row(db, "a")
     assert (held.status, held.worker, held.attempt, held.fence) == ("running", "w", 1, 1)
     assert held.started_at is not None
-    assert held.lease_until is not None
+    assert [(a["number"], a["worker"], a["outcome"]) for a in held.attempts] == [(1, "w", None)]
+
+
+def test_a_higher_priority_goes_first(db: Database) -> None:
+    queue(db, "a", "b")
+    queue(db, "c", priority=5)
+    queue(db, "d", priority=-5)
+    assert [Worker(db).claim().run for _ in range(4)] == ["c", "a", "b", "d"]
+
+
+def test_clients_take_turns_whoever_has_more_waiting(db: Database) -> None:
+    queue(db, *(f"a{i}" for i in range(6)), client="greedy")
+    queue(db, "b0", "b1", client="modest")
+    queue(db, "c0", client="third")
+    worker, taken = Worker(db), []
+    for _ in range(9):
+        mine = worker.claim()
+        taken.append(mine.run)
+        with db.write() as session:
+            lease.fail(session, mine, "done")
+    assert taken == ["a0", "b0", "c0", "a1", "b1", "a2", "a3", "a4", "a5"]
+
+
+def test_a_client_without_a_run_in_training_goes_before_one_that_has_some(db: Database) -> None:
+    queue(db, "a0", "a1", "a2", client="greedy")
+    queue(db, "b0", client="modest")
+    assert [Worker(db).claim().run for _ in range(3)] == ["a0", "b0", "a1"]
 
 
 def test_workers_that_claim_at_once_get_different_runs(db: Database) -> None:
     queue(db, *(f"run-{i:02}" for i in range(24)))
     barrier = Barrier(6)
 
-    def work(worker: int) -> list[str]:
+    def work(number: int) -> list[str]:
+        worker = Worker(db, f"w{number}")
         barrier.wait()
         found: list[str] = []
-        while one := claim(db, f"w{worker}"):
+        while one := worker.look():
             found.append(one.run)
         return found
 
@@ -86,106 +146,179 @@ def test_a_claim_skips_the_run_that_another_is_just_claiming(db: Database) -> No
         pytest.skip("SQLite has one writer at a time: nobody can be just claiming")
     queue(db, "a", "b")
     with db.write() as session:
-        assert lease.claim(session, "w1", LONG, 3) == Claim("a", 1, 1)
-        assert claim(db, "w2") == Claim("b", 1, 1)
-        assert claim(db, "w2") is None
+        assert lease.claim(session, Watch("w1"), LEASE, 3) == Claim("a", 1, 1)
+        assert Worker(db, "w2").look() == Claim("b", 1, 1)
+        assert Worker(db, "w2").look() is None
 
 
 def test_a_silent_workers_run_goes_to_another_and_the_silent_one_is_fenced_off(db: Database) -> None:
     queue(db, "a")
-    lost = claimed(db, "silent")
-    assert claim(db, "other") is None
-    run_out(db, "a")
-    taken = claimed(db, "other")
-    assert (taken.run, taken.fence, taken.attempt) == ("a", lost.fence + 1, 2)
+    lost = Worker(db, "silent").claim()
+    other = Worker(db, "other")
+    assert other.look() is None
+    other.clock.now += LEASE - 1
+    assert other.look() is None
+    other.clock.now += 1
+    taken = other.claim()
+    assert (taken.run, taken.fence > lost.fence, taken.attempt) == ("a", True, 2)
 
-    def write_all(mine: Claim) -> None:
-        for action in (
-            lambda s: lease.renew(s, mine, LONG),
-            lambda s: lease.report(s, mine, {"step": 1}, [Event("log", {"message": "late"})]),
-            lambda s: lease.fail(s, mine, "late"),
-            lambda s: lease.stop_cancelled(s, mine),
-            lambda s: service.finish_scoring(s, mine, []),
-            lambda s: lease.hand_back(s, mine),
-        ):
-            with pytest.raises(LeaseLostError), db.write() as session:
-                action(session)
-
-    write_all(lost)
+    writes: list[Callable[[Session], object]] = [
+        lambda s: lease.renew(s, lost),
+        lambda s: lease.report(s, lost, {"step": 1}, [Event("log", {"message": "late"})]),
+        lambda s: lease.fail(s, lost, "late"),
+        lambda s: lease.crash(s, lost, "late", 3),
+        lambda s: service.finish_scoring(s, lost, []),
+        lambda s: service.keep_log(s, lost, "0" * 64),
+        lambda s: keep(s, lost, "shared", "0" * 64, 7),
+        lambda s: lease.hand_back(s, lost),
+    ]
+    for write in writes:
+        with pytest.raises(LeaseLostError), db.write() as session:
+            write(session)
     after = row(db, "a")
     assert (after.status, after.worker, after.progress, after.error) == ("running", "other", None, None)
+    assert (after.log, after.snapshots) == (None, None)
     assert statuses(db, "a") == ["running", "running"]
+    assert outcomes(db, "a") == ["lost", None]
     with db.write() as session:
         assert lease.report(session, taken, {"step": 1}, []) == "running"
     assert row(db, "a").progress == {"step": 1}
 
 
-def test_a_lease_that_is_renewed_is_kept(db: Database) -> None:
+def test_a_worker_that_gives_signs_of_life_keeps_its_run(db: Database) -> None:
     queue(db, "a")
-    mine = claimed(db)
-    run_out(db, "a")
-    # Nobody has taken it meanwhile, so it is still this worker's.
+    mine = Worker(db).claim()
+    other = Worker(db, "other")
+    for _ in range(5):
+        assert other.look() is None
+        other.clock.now += LEASE - 1
+        with db.write() as session:
+            assert lease.renew(session, mine) == "running"
+    assert other.look() is None
+
+
+def test_a_sign_of_life_in_the_last_moment_counts(db: Database) -> None:
+    queue(db, "a")
+    mine = Worker(db).claim()
+    other = Worker(db, "other")
+    assert other.look() is None
+    other.clock.now += LEASE
     with db.write() as session:
-        assert lease.renew(session, mine, LONG) == "running"
-    assert claim(db, "other") is None
+        lease.renew(session, mine)
+    assert other.look() is None
 
 
 def test_a_run_that_is_lost_too_often_fails(db: Database) -> None:
     queue(db, "a", "b")
-    for attempt in (1, 2):
-        found = claim(db, f"w{attempt}", attempts=2)
-        assert found == Claim("a", attempt, attempt)
-        run_out(db, "a")
-    assert claim(db, "w3", attempts=2) == Claim("b", 1, 1)
+    assert Worker(db, "w1").claim() == Claim("a", 1, 1)
+    assert Worker(db, "w1").claim().run == "b"
+    with db.write() as session:
+        lease.fail(session, Claim("b", 1, 1), "done")
+    second = Worker(db, "w2", attempts=2).wait()
+    assert second is not None
+    assert (second.run, second.attempt) == ("a", 2)
+    assert Worker(db, "w3", attempts=2).wait() is None
     failed = row(db, "a")
     assert failed.status == "failed"
     assert failed.error is not None
-    assert "2 times" in failed.error["detail"]
-    assert "'w2'" in failed.error["detail"]
+    assert failed.error["detail"] == (
+        "it broke down 2 times in a row, the last time because its worker 'w2' was lost"
+    )
     assert statuses(db, "a") == ["running", "running", "failed"]
+    assert outcomes(db, "a") == ["lost", "lost"]
+
+
+def test_a_run_that_crashes_waits_longer_each_time_and_fails_in_the_end(db: Database) -> None:
+    queue(db, "a")
+    worker = Worker(db)
+    waits: list[float] = []
+    for number in range(1, 5):
+        mine = worker.claim()
+        assert mine.attempt == number
+        with db.write() as session:
+            now = database_now(session)
+            lease.crash(session, mine, "it was killed", max_attempts=5)
+        waiting = row(db, "a")
+        assert waiting.status == "queued"
+        assert waiting.not_before is not None
+        waits.append((waiting.not_before - now).total_seconds())
+        assert worker.look() is None
+        change(db, "a", not_before=now)
+    assert waits == pytest.approx([1, 2, 4, 8], abs=0.5)
+    last = worker.claim()
+    with db.write() as session:
+        lease.crash(session, last, "it was killed", max_attempts=5)
+    error = row(db, "a").error
+    assert error is not None
+    assert error["detail"] == "it broke down 5 times in a row, the last time because it was killed"
+    assert outcomes(db, "a") == ["crashed"] * 5
+    assert [attempt["reason"] for attempt in row(db, "a").attempts] == ["it was killed"] * 5
+
+
+def test_a_run_that_got_further_has_not_crashed_in_vain(db: Database) -> None:
+    queue(db, "a")
+    worker = Worker(db)
+    for step in (10, 20, 30, 30, 30):
+        mine = worker.claim()
+        with db.write() as session:
+            keep(session, mine, "shared", f"{step:064}", step)
+        with db.write() as session:
+            lease.crash(session, mine, "it was killed", max_attempts=3)
+        change(db, "a", not_before=None)
+    assert row(db, "a").status == "failed"
+
+
+def test_a_clock_that_went_wrong_keeps_no_run_from_being_tried_again(db: Database) -> None:
+    queue(db, "a")
+    with db.read() as session:
+        change(db, "a", not_before=database_now(session) + timedelta(hours=1))
+    assert Worker(db).claim().run == "a"
 
 
 def test_a_run_that_was_being_cancelled_is_cancelled_when_its_worker_is_lost(db: Database) -> None:
     queue(db, "a")
-    mine = claimed(db)
+    mine = Worker(db).claim()
     with db.write() as session:
         service.cancel(session, session.get_one(Run, "a"))
     with db.write() as session:
-        assert lease.renew(session, mine, LONG) == "cancelling"
-    run_out(db, "a")
-    assert claim(db, "other") is None
+        assert lease.renew(session, mine) == "cancelling"
+        assert lease.cancelled(session, [mine]) == {"a"}
+    assert Worker(db, "other").wait() is None
     assert statuses(db, "a") == ["running", "cancelling", "cancelled"]
+
+
+@pytest.mark.parametrize("how", ["crash", "fail", "hand_back"])
+def test_a_run_that_ends_in_any_way_while_it_is_cancelled_is_cancelled(db: Database, how: str) -> None:
+    queue(db, "a")
+    mine = Worker(db).claim()
+    with db.write() as session:
+        service.cancel(session, session.get_one(Run, "a"))
+    arguments: dict[str, tuple[Any, ...]] = {"crash": ("killed", 3), "fail": ("bad",), "hand_back": ()}
+    with db.write() as session:
+        getattr(lease, how)(session, mine, *arguments[how])
+    assert row(db, "a").status == "cancelled"
+    assert outcomes(db, "a") == ["cancelled"]
+    assert Worker(db).look() is None
 
 
 def test_a_run_that_is_handed_back_waits_again_at_no_cost(db: Database) -> None:
     queue(db, "a")
-    mine = claimed(db)
+    mine = Worker(db).claim()
     with db.write() as session:
-        lease.hand_back(session, mine)
+        assert lease.hand_back(session, mine) == "queued"
     waiting = row(db, "a")
-    assert (waiting.status, waiting.attempt, waiting.worker, waiting.lease_until) == ("queued", 0, None, None)
+    assert (waiting.status, waiting.crashes, waiting.worker) == ("queued", 0, None)
     with pytest.raises(LeaseLostError), db.write() as session:
-        lease.renew(session, mine, LONG)
-    assert claimed(db, "other").attempt == 1
-
-
-def test_a_run_that_is_handed_back_while_it_is_cancelled_is_cancelled(db: Database) -> None:
-    queue(db, "a")
-    mine = claimed(db)
-    with db.write() as session:
-        service.cancel(session, session.get_one(Run, "a"))
-    with db.write() as session:
-        lease.hand_back(session, mine)
-    assert row(db, "a").status == "cancelled"
-    assert claim(db) is None
+        lease.renew(session, mine)
+    assert Worker(db, "other").claim().attempt == 2
+    assert outcomes(db, "a") == ["handed back", None]
 
 
 def test_a_run_that_ended_is_nobodys(db: Database) -> None:
     queue(db, "a")
-    mine = claimed(db)
+    mine = Worker(db).claim()
     with db.write() as session:
         lease.fail(session, mine, "on purpose")
-    run_out(db, "a")
-    assert claim(db, "other") is None
+    assert Worker(db, "other").wait() is None
     with pytest.raises(LeaseLostError), db.write() as session:
-        lease.renew(session, mine, LONG)
+        lease.renew(session, mine)

@@ -14,7 +14,7 @@ from app.db.tables import Model, Run, RunEvent, Version
 from app.runs import events, lease, service
 from app.runs.events import Event
 from app.runs.job import SplitRef
-from app.runs.lease import Claim
+from app.runs.lease import Claim, Watch
 from app.runs.schemas import TrainIn
 from app.runs.trials import finish_trial
 from app.searches.keeper import Keeper
@@ -89,7 +89,13 @@ class World:
                 session.add(Model(name="m"))
                 session.flush()
             return service.enqueue(
-                session, "search", "m", request.model_dump(mode="json"), job.model_dump(mode="json")
+                session,
+                "search",
+                "m",
+                request.model_dump(mode="json"),
+                job.model_dump(mode="json"),
+                client="somebody",
+                priority=3,
             ).id
 
     def row(self, run: str) -> Run:
@@ -109,7 +115,7 @@ class World:
         """Take the next trial as a worker does; answer its settings with it."""
         self.keeper.advance()
         with self.db.write() as session:
-            claim = lease.claim(session, "w", 3600, 3)
+            claim = lease.claim(session, Watch("w"), 3600, 3)
             return (claim, session.get_one(Run, claim.run).request["trainer"]) if claim else None
 
     def log(self, claim: Claim, epoch: int, value: float) -> str:
@@ -142,7 +148,7 @@ class World:
             for epoch in range(1, trainer["n_epochs"] + 1):
                 if self.log(claim, epoch, value * epoch) == "cancelling":
                     with self.db.write() as session:
-                        lease.stop_cancelled(session, claim)
+                        lease.hand_back(session, claim)
                     break
             else:
                 self.finish(claim, value * trainer["n_epochs"])
@@ -256,7 +262,7 @@ def test_a_search_is_cancelled_with_its_trials_and_resumed_with_them(world: Worl
     statuses = {trial.run: trial.status for trial in world.found(run).trials}
     assert sorted(statuses.values()) == ["cancelled", "cancelled", "cancelling", "succeeded"]
     with world.db.write() as session:
-        lease.stop_cancelled(session, claims[1][0])
+        lease.hand_back(session, claims[1][0])
     world.keeper.advance()
     assert world.row(run).status == "cancelled"
     with world.db.read() as session:
@@ -288,7 +294,7 @@ def test_what_trains_still_when_the_time_is_over_is_stopped(world: World) -> Non
     world.keeper.advance()
     assert world.row(second[0].run).status == "cancelling"
     with world.db.write() as session:
-        lease.stop_cancelled(session, second[0])
+        lease.hand_back(session, second[0])
     world.keeper.advance()
     assert world.row(run).status == "succeeded"
     best, last = world.found(run).best, world.found(run).trials[-1]

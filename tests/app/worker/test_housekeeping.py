@@ -17,9 +17,14 @@ def age(store: ArtifactStore, sha256: str) -> str:
 
 
 def test_only_what_nothing_refers_to_is_collected(db: Database, store: ArtifactStore) -> None:
-    names = ("raw", "read", "table", "assignment", "summary", "weights", "fitted", "queued", "queued fit")
+    names = (
+        *("raw", "read", "table", "assignment", "summary", "weights", "fitted", "queued", "queued fit"),
+        *("resumable", "resumable fit", "newest snapshot", "snapshot before"),
+    )
     used = {name: age(store, store.put(name.encode())) for name in names}
-    finished, nobodys = (age(store, store.put(name.encode())) for name in ("finished", "nobody's"))
+    finished, nobodys, old_snapshot = (
+        age(store, store.put(name.encode())) for name in ("finished", "nobody's", "old snapshot")
+    )
     young = store.put(b"young")
 
     def part(table: str, assignment: str | None, summary: str) -> dict[str, object]:
@@ -59,6 +64,29 @@ def test_only_what_nothing_refers_to_is_collected(db: Database, store: ArtifactS
         session.flush()
         ended = database_now(session)
         run = {"model": "m", "kind": "train", "request": {}}
+        snapshots = {"step": 7, "artifacts": {"shared": [used["newest snapshot"], used["snapshot before"]]}}
+        stopped = ended - timedelta(days=2)
+        session.add(
+            Run(
+                id="cancelled",
+                status="cancelled",
+                job=job(used["resumable"], used["resumable fit"]),
+                snapshots=snapshots,
+                finished_at=stopped,
+                **run,
+            )
+        )
+        forgotten = {"step": 7, "artifacts": {"shared": [old_snapshot]}}
+        session.add(
+            Run(
+                id="forgotten",
+                status="failed",
+                job=job(finished, finished),
+                snapshots=forgotten,
+                finished_at=stopped - timedelta(days=2),
+                **run,
+            )
+        )
         session.add(Run(id="queued", status="queued", job=job(used["queued"], used["queued fit"]), **run))
         session.add(
             Run(id="ended", status="succeeded", job=job(finished, finished), finished_at=ended, **run)
@@ -66,10 +94,10 @@ def test_only_what_nothing_refers_to_is_collected(db: Database, store: ArtifactS
         session.flush()
         made = {"tasks": [], "fields": {}, "parameters": 1, "bytes": 1, "preprocessing": used["fitted"]}
         session.add(Version(model="m", number=1, run="ended", sha256=used["weights"], **made))
-    housekeeping.clean(db, store)
+    housekeeping.clean(db, store, timedelta(days=3))
     left = {path.name for path in store.root.rglob("*") if path.is_file()}
     assert left == {*used.values(), young}
-    assert {finished, nobodys} & left == set()
+    assert {finished, nobodys, old_snapshot} & left == set()
 
 
 def test_answers_to_idempotency_keys_are_kept_for_a_day(db: Database, store: ArtifactStore) -> None:
@@ -86,7 +114,7 @@ def test_answers_to_idempotency_keys_are_kept_for_a_day(db: Database, store: Art
                     created_at=now - timedelta(hours=hours),
                 )
             )
-    housekeeping.clean(db, store)
+    housekeeping.clean(db, store, timedelta(days=3))
     with db.read() as session:
         assert session.get(IdempotentAnswer, "old") is None
         assert session.get(IdempotentAnswer, "new")
