@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -40,15 +40,20 @@ and **datasets**, make a **model** of tasks, start a **run**; then read **scores
 """
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Return the server's ASGI application; its database must be at the newest revision."""
+def create_app(settings: Settings, is_stopping: Callable[[], bool] = lambda: False) -> FastAPI:
+    """Return the server's ASGI application; its database must be at the newest revision.
+
+    Args:
+        settings: Its settings.
+        is_stopping: Whether the server was told to stop, so that what would go on for long should end.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         db = Database(settings.resolved_database_url)
         store = ArtifactStore(settings.artifacts_dir)
         encoders = SentenceEncoders(settings.sentence_encoders)
-        app.state.resources = Resources(settings, db, store, encoders)
+        app.state.resources = Resources(settings, db, store, encoders, is_stopping)
         app.state.reading_slots = CapacityLimiter(settings.reading_slots)
         app.state.loaded_versions = LoadedVersions(store, settings, encoders)
         # torch loads what the first check of a task needs, some two seconds' worth, while nobody waits for it.

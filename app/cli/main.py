@@ -1,4 +1,4 @@
-"""The ``taskloom`` command: serve, worker, demo and db."""
+"""The ``taskloom`` command: serve, worker, demo, backup, restore and db."""
 
 from __future__ import annotations
 
@@ -138,6 +138,35 @@ def demo(
     sys.exit(run_demo(keep=keep, port=port, data_dir=data_dir))
 
 
+@cli.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="Where to; a backup that is there is brought up to date.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Copy database and artifacts, as they are at one moment, while the service runs."""
+    from app.upkeep.backup import back_up  # noqa: PLC0415
+
+    with _refusing_what_storage_refuses():
+        made = back_up(_settings(data_dir=data_dir), folder)
+    typer.echo(
+        f"{folder} has {made.rows:,} rows and {made.artifacts:,} artifacts ({made.bytes / 1e6:,.1f} MB)"
+        f" as of {made.created_at}"
+    )
+
+
+@cli.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="A backup.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Fill an empty database and data folder from a backup, whichever database that was made of."""
+    from app.upkeep.backup import put_back  # noqa: PLC0415
+
+    with _refusing_what_storage_refuses():
+        made = put_back(_settings(data_dir=data_dir), folder)
+    typer.echo(f"restored {made.rows:,} rows and {made.artifacts:,} artifacts as of {made.created_at}")
+
+
 @database.command()
 def upgrade(data_dir: DataDir = None) -> None:
     """Bring the database to the newest revision, making it if need be."""
@@ -177,11 +206,11 @@ def _refusing_what_storage_refuses() -> Generator[None]:
     """Say in one line, without a trace, that the database or the data folder cannot be used."""
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
-    from app.db.migrations import SchemaOutOfDateError  # noqa: PLC0415
+    from app.db.migrations import UnsuitableDatabaseError  # noqa: PLC0415
 
     try:
         yield
-    except SchemaOutOfDateError as error:
+    except UnsuitableDatabaseError as error:
         _refuse(str(error))
     except (SQLAlchemyError, OSError) as error:
         _refuse(f"the database cannot be used: {str(error).splitlines()[0]}")

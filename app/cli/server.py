@@ -68,7 +68,7 @@ def run_server(settings: Settings, *, with_worker: bool) -> None:
         import_for_good("app.main")
         from app.main import create_app  # noqa: PLC0415 - it imports torch, which takes seconds
 
-        return create_app(settings)
+        return create_app(settings, is_stopping=lambda: server.should_exit)
 
     def give_up() -> None:
         server.should_exit = True

@@ -15,7 +15,11 @@ from app.db.session import Database
 from app.settings import Settings
 
 
-class SchemaOutOfDateError(RuntimeError):
+class UnsuitableDatabaseError(RuntimeError):
+    """The database is not what a command needs; the message says what is."""
+
+
+class SchemaOutOfDateError(UnsuitableDatabaseError):
     """The database is not at the revision that this release needs."""
 
 

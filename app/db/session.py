@@ -50,6 +50,13 @@ class Database:
         with self.session(writes=True) as session, session.begin():
             yield session
 
+    @contextmanager
+    def snapshot(self) -> Generator[Connection]:
+        """Open a connection that sees the database as it is at its first statement, whatever others write."""
+        level = {} if self.engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+        with self.engine.connect().execution_options(**level) as connection, connection.begin():
+            yield connection
+
     def dispose(self) -> None:
         """Close every connection."""
         self.engine.dispose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ class Resources:
     db: Database
     store: ArtifactStore
     encoders: SentenceEncoders
+    is_stopping: Callable[[], bool]
 
 
 def resources_of(request: Request) -> Resources:

@@ -27,6 +27,7 @@ from mtl_core.specs import NAME_PATTERN
 router = APIRouter(route_class=Endpoint)
 
 _EVENT_POLL_SECONDS = 0.25
+_AS_BEFORE = ResumeIn()
 _LOG_FILES: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
@@ -181,7 +182,11 @@ async def follow_run(
         str | None, Header(pattern=r"^\d{1,9}$", description="Go on after this event.")
     ] = None,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Stream `status`, `progress`, `metrics` and `log` events as they happen, until the run is over."""
+    """Stream `status`, `progress`, `metrics` and `log` events as they happen, until the run is over.
+
+    A stream that ends before the final `status` was broken off, as by a server that is restarted: take it up again with
+    `Last-Event-ID`, as every browser does by itself.
+    """
     seq = int(last_event_id or 0)
 
     def read() -> tuple[bool, list[RunEvent]]:
@@ -190,7 +195,7 @@ async def follow_run(
             is_over = service.get(session, run).status in service.OVER
             return is_over, events.after(session, run, seq)
 
-    while True:
+    while not resources.is_stopping():
         is_over, batch = await run_in_threadpool(read)
         for event in batch:
             seq = event.seq
@@ -222,8 +227,8 @@ def cancel_run(run: RunPath, session: SessionDep) -> RunOut:
     summary="Resume a run",
     responses=problem_responses(400, 404, 409, 413, 415, 422),
 )
-def resume_run(run: RunPath, session: SessionDep, body: ResumeIn | None = None) -> RunOut:
+def resume_run(run: RunPath, session: SessionDep, body: ResumeIn = _AS_BEFORE) -> RunOut:
     """Queue a failed or cancelled run again; it goes on from its last snapshot and ends as if it had never stopped."""
     row = service.get(session, run, lock=True)
-    service.resume(session, row, body.limits if body else None)
+    service.resume(session, row, body.limits)
     return run_out(row)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
@@ -32,6 +35,17 @@ class Kept(BaseModel):
 def kept(run: Run) -> Kept:
     """Return what is kept of a run."""
     return Kept.model_validate(run.snapshots or {})
+
+
+def without(run: Run, gone: Collection[str]) -> dict[str, Any] | None:
+    """Return what a run's row says without some artifacts; None where nothing is left."""
+    before = kept(run)
+    artifacts = {
+        training: left
+        for training, names in before.artifacts.items()
+        if (left := [name for name in names if name not in gone])
+    }
+    return Kept(step=before.step, artifacts=artifacts).model_dump() if artifacts else None
 
 
 def keep(session: Session, claim: Claim, training: str, artifact: str, step: int) -> list[str]:

@@ -20,6 +20,7 @@ from mtl_core.files import read_tensors
 
 _SCRATCH = ".scratch-"
 _LOCK = "lock"
+_COLLECTOR_LOCK = ".collector-lock"
 
 
 class DamagedArtifactError(Exception):
@@ -165,6 +166,8 @@ class ArtifactStore:
     def collect(self, referenced: Collection[str], older_than_s: float) -> list[str]:
         """Remove what nothing refers to, and what processes that are gone left in :meth:`scratch`.
 
+        Nothing is removed while that is :meth:`spared`, or collected by another process.
+
         Args:
             referenced: Names that something refers to.
             older_than_s: Age in seconds; what is younger is spared.
@@ -172,17 +175,46 @@ class ArtifactStore:
         Returns:
             The names of what was removed.
         """
-        horizon = time.time() - older_than_s
         removed: list[str] = []
+        with self._collector_lock(fcntl.LOCK_EX) as is_free:
+            if is_free:
+                removed = list(self._collect(referenced, time.time() - older_than_s))
+        return removed
+
+    @contextlib.contextmanager
+    def spared(self) -> Generator[None]:
+        """Have nothing be collected during the block; waits for a collection that is going on."""
+        with self._collector_lock(fcntl.LOCK_SH):
+            yield
+
+    def has(self, sha256: str) -> bool:
+        """Say whether there is an artifact of that name; its content is not looked at."""
+        return self._path(sha256).is_file()
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of all artifacts."""
+        return (path.name for path in self._files())
+
+    @contextlib.contextmanager
+    def _collector_lock(self, kind: int) -> Generator[bool]:
+        """Take the lock that collecting needs for itself; say whether that could be had."""
+        with (self.root / _COLLECTOR_LOCK).open("ab") as lock:
+            try:
+                fcntl.flock(lock, kind | (fcntl.LOCK_NB if kind == fcntl.LOCK_EX else 0))
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    def _collect(self, referenced: Collection[str], horizon: float) -> Iterator[str]:
         for path in self._files():
             if path.name not in referenced and path.stat().st_mtime < horizon:
                 path.unlink(missing_ok=True)
-                removed.append(path.name)
+                yield path.name
         for folder in self.root.glob(f"{_SCRATCH}*"):
             if folder.stat().st_mtime < horizon and _is_abandoned(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-                removed.append(folder.name)
-        return removed
+                yield folder.name
 
     def _refresh(self, sha256: str) -> bool:
         """Make an artifact young, for the collector to stay away until the row that refers to it is there.

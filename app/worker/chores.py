@@ -13,7 +13,7 @@ from app.searches.keeper import Keeper
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.encoders import SentenceEncoders
-from app.worker import housekeeping
+from app.upkeep import housekeeping
 
 log = get_logger(__name__)
 

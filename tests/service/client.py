@@ -85,6 +85,20 @@ class Api:
         assert answer is not None
         return answer
 
+    def result(self, run: str) -> dict[str, Any]:
+        """Return all that a training came to; of what it logged, all but by which attempt."""
+        ended = self.run(run)
+        version = f"/v1/models/{ended['model']}/versions/{ended['model_version']}"
+        series = self.get(f"/v1/runs/{run}/metrics")["series"]
+        return {
+            "weights": self.get(version)["sha256"],
+            "scores": self.get(f"{version}/scores"),
+            "series": {
+                key: [{name: point[name] for name in ("epoch", "step", "value")} for point in points]
+                for key, points in series.items()
+            },
+        }
+
     def events(self, run: str, after: int | None = None) -> list[dict[str, Any]]:
         """Follow a run's event stream to its end."""
         headers = {} if after is None else {"Last-Event-ID": str(after)}

@@ -83,6 +83,30 @@ class Shapes:
         for i, split in enumerate(splits):
             self.api.post("/v1/datasets", self.split(kind, split, n, seed=7 + i))
 
+    def make_noisy(self) -> Shapes:
+        """Register circles and squares, some without labels, and a model whose trunk has dropout and statistics."""
+        trunk = {
+            "type": "Sequential",
+            "layers": [
+                {"type": "Linear", "in_features": 2, "out_features": 8},
+                {"type": "BatchNorm1d", "num_features": 8},
+                {"type": "ReLU"},
+                {"type": "Dropout", "p": 0.2},
+                {"type": "Linear", "in_features": 8, "out_features": 4},
+            ],
+        }
+        for kind in ("circle", "square"):
+            spec = self.spec(kind)
+            spec["module_pool"]["base_mlp"] = trunk
+            self.api.post("/v1/tasks", spec)
+            for i, split in enumerate(("train", "valid")):
+                body = self.split(kind, split, 64, seed=7 + i)
+                body["Y_dict"][self.task(kind)][::7] = [None] * 10
+                self.api.post("/v1/datasets", body)
+        tasks = [self.task("circle"), self.task("square")]
+        self.api.post("/v1/models", {"name": self.model, "tasks": tasks})
+        return self
+
     def make(self, *kinds: str, n: int = 64, splits: tuple[str, ...] = ("train",)) -> Shapes:
         """Register tasks with their datasets, and a model of them."""
         for kind in kinds:

@@ -26,6 +26,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.service.client import PROBLEM_JSON, Api, check_problem
 from tests.service.processes import ServerProcess, environment
+from tests.service.shapes import ENDLESS
 
 METHODS = ("get", "post", "put", "patch", "delete")
 # Operations with boundary cases by the hundred; an upload starts a process, too.
@@ -140,10 +141,18 @@ def test_the_examples_work_one_after_the_other(fresh: Api, document: dict[str, A
     assert press("predict_tasks", 200)["predictions"].keys() == {"circle_task"}
     press("put_alias", 201)
     fresh.ended(press("start_scoring", 202)["id"])
+    endless = fresh.start("shapes", ["circleDataset"], **ENDLESS)
+    fresh.training(endless)
+    for status, resumed in (("cancelled", True), ("cancelled", False)):
+        fresh.post(f"/v1/runs/{endless}/cancel", status=202)
+        fresh.ended(endless, status)
+        filled |= {"run": endless}
+        if resumed:
+            assert press("resume_run", 202)["limits"]["seconds"] == 3600
     # Whatever takes a body was pressed.
     pressed = {"register_task", "register_dataset", "append_rows", "create_model", "put_task", "start_run"}
     pressed |= {"upload_file", "upload_from", "start_search"}
-    pressed |= {"predict_task", "predict_tasks", "put_alias", "start_scoring"}
+    pressed |= {"predict_task", "predict_tasks", "put_alias", "start_scoring", "resume_run"}
     assert {name for name, operation in listed.items() if "requestBody" in operation} == pressed
     filled |= {"dataset": "circleDataset", "split": "train", "run": run["id"], "upload": upload["id"]}
     for name, operation in listed.items():

@@ -26,29 +26,7 @@ LONG: dict[str, Any] = {
 
 @pytest.fixture
 def noisy(shapes: Shapes) -> Shapes:
-    """Two tasks on a trunk with dropout and running statistics, some of their labels missing."""
-    trunk = {
-        "type": "Sequential",
-        "layers": [
-            {"type": "Linear", "in_features": 2, "out_features": 8},
-            {"type": "BatchNorm1d", "num_features": 8},
-            {"type": "ReLU"},
-            {"type": "Dropout", "p": 0.2},
-            {"type": "Linear", "in_features": 8, "out_features": 4},
-        ],
-    }
-    for kind in ("circle", "square"):
-        spec = shapes.spec(kind)
-        spec["module_pool"]["base_mlp"] = trunk
-        shapes.api.post("/v1/tasks", spec)
-        for i, split in enumerate(("train", "valid")):
-            body = shapes.split(kind, split, 64, seed=7 + i)
-            body["Y_dict"][shapes.task(kind)][::7] = [None] * 10
-            shapes.api.post("/v1/datasets", body)
-    shapes.api.post(
-        "/v1/models", {"name": shapes.model, "tasks": [shapes.task("circle"), shapes.task("square")]}
-    )
-    return shapes
+    return shapes.make_noisy()
 
 
 def start(shapes: Shapes, **changes: Any) -> str:
@@ -58,21 +36,6 @@ def start(shapes: Shapes, **changes: Any) -> str:
         "init_from": None,
     }
     return shapes.api.post(f"/v1/models/{shapes.model}/runs", body | changes, 202)["id"]
-
-
-def result(api: Api, run: str) -> dict[str, Any]:
-    """Return all that a run came to; of what it logged, all but by which attempt."""
-    ended = api.run(run)
-    version = api.get(f"/v1/models/{ended['model']}/versions/{ended['model_version']}")
-    series = api.get(f"/v1/runs/{run}/metrics")["series"]
-    return {
-        "weights": version["sha256"],
-        "scores": api.get(f"/v1/models/{ended['model']}/versions/{ended['model_version']}/scores"),
-        "series": {
-            key: [{name: point[name] for name in ("epoch", "step", "value")} for point in points]
-            for key, points in series.items()
-        },
-    }
 
 
 def snapshot(api: Api, run: str, after: int = 0) -> int:
@@ -126,7 +89,7 @@ def test_a_run_whose_process_is_killed_ends_to_the_bit_as_one_that_is_left_alone
     assert ended["resumable_from"] is None
     whole = start(noisy)
     api.ended(whole)
-    assert result(api, run) == result(api, whole)
+    assert api.result(run) == api.result(whole)
     resumed = check_progress(api, run)
     assert len(resumed) == 2
     assert resumed[1] >= step
@@ -153,7 +116,7 @@ def test_a_cancelled_run_stops_at_once_and_is_resumed_where_it_stood(service: Se
     assert ended["log"]
     whole = start(noisy)
     api.ended(whole)
-    assert result(api, run) == result(api, whole)
+    assert api.result(run) == api.result(whole)
 
 
 def test_a_run_without_a_seed_has_one_for_all_of_its_attempts(service: Service, noisy: Shapes) -> None:
@@ -162,7 +125,7 @@ def test_a_run_without_a_seed_has_one_for_all_of_its_attempts(service: Service, 
     api.training(run)
     os.kill(training_process(service, run), signal.SIGKILL)
     api.ended(run)
-    series = result(api, run)["series"]["model/all/train/loss"]
+    series = api.result(run)["series"]["model/all/train/loss"]
     assert [point["epoch"] for point in series] == [250, 500, 750, 1000, 1250, 1500]
 
 
@@ -181,7 +144,7 @@ def test_a_verdict_is_taken_up_in_the_training_that_it_stood_in(service: Service
     assert resumed > steps
     whole = start(noisy, **asked)
     api.ended(whole)
-    assert result(api, run) == result(api, whole)
+    assert api.result(run) == api.result(whole)
     ours, theirs = (api.get(f"/v1/runs/{of}/verdict") | {"run": ""} for of in (run, whole))
     assert ours == theirs
 
@@ -203,7 +166,7 @@ def test_a_run_fails_at_its_limit_of_steps_and_goes_on_with_a_higher_one(
     api.ended(run)
     whole = start(noisy)
     api.ended(whole)
-    assert result(api, run) == result(api, whole)
+    assert api.result(run) == api.result(whole)
 
 
 def test_a_run_fails_at_its_limit_of_time(service: Service, noisy: Shapes) -> None:

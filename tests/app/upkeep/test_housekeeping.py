@@ -7,7 +7,7 @@ from datetime import timedelta
 from app.db.session import Database, database_now
 from app.db.tables import Dataset, DatasetVersion, IdempotentAnswer, Model, Run, Split, Upload, Version
 from app.storage.artifacts import ArtifactStore
-from app.worker import housekeeping
+from app.upkeep import housekeeping
 
 
 def age(store: ArtifactStore, sha256: str) -> str:

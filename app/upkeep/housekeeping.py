@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, update
 
-from app.datasets.parts import Part
 from app.db.session import Database, database_now
-from app.db.tables import IdempotentAnswer, Run, Split, Upload, Version
+from app.db.tables import IdempotentAnswer, Run
 from app.logs import get_logger
-from app.runs.service import job_of
-from app.runs.snapshots import kept
-from app.searches.service import kept_artifacts
 from app.storage.artifacts import ArtifactStore
+from app.upkeep.references import referenced_artifacts
 
 log = get_logger(__name__)
 
@@ -37,20 +34,7 @@ def clean(db: Database, store: ArtifactStore, snapshot_life: timedelta) -> None:
         forgotten = Run.finished_at < now - snapshot_life
         session.execute(update(Run).where(forgotten, Run.snapshots.is_not(None)).values(snapshots=None))
     with db.read() as session:
-        referenced = {
-            *session.scalars(select(Upload.sha256)),
-            *session.scalars(select(Upload.table)),
-            *session.scalars(select(Version.sha256)),
-            *session.scalars(select(Version.preprocessing)),
-            *session.scalars(select(Run.log)),
-        }
-        for parts in session.scalars(select(Split.parts)):
-            referenced.update(name for part in parts for name in Part.model_validate(part).artifacts)
-        for run in session.scalars(select(Run).where(Run.finished_at.is_(None))):
-            referenced.update(job_of(run).artifacts)
-        for run in session.scalars(select(Run).where(Run.snapshots.is_not(None))):
-            referenced.update([*kept(run).names, *job_of(run).artifacts])
-        referenced.update(kept_artifacts(session))
-    removed = store.collect({name for name in referenced if name}, ARTIFACT_GRACE_SECONDS)
+        referenced = referenced_artifacts(session)
+    removed = store.collect(referenced, ARTIFACT_GRACE_SECONDS)
     if removed:
         log.info("artifacts collected", count=len(removed))

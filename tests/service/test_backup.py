@@ -1,0 +1,117 @@
+"""A backup is taken while the service runs, and put back into an empty one on the other database system."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Postgres
+from tests.service.client import Api
+from tests.service.conftest import Service
+from tests.service.processes import ServerProcess, WorkerProcess, environment, run_command, until
+from tests.service.shapes import Shapes
+
+LONG: dict[str, Any] = {"n_epochs": 4000, "compile": "off", "log_manager_config": {"evaluation_freq": 500}}
+
+
+class Restored:
+    """An empty installation on the database system that the service is not on."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder = folder
+        self.env = environment(folder / "data", url, TASKLOOM_SNAPSHOT_SECONDS="0.2")
+        self.processes: list[Any] = []
+
+    def start(self) -> Api:
+        """Start a server and a worker."""
+        server = ServerProcess("--no-worker", env=self.env, log=self.folder / "server.log")
+        self.processes = [server, WorkerProcess(env=self.env, log=self.folder / "worker.log")]
+        return Api(server.url())
+
+
+@pytest.fixture
+def restored(service: Service, postgres: Postgres, tmp_path: Path) -> Iterator[Restored]:
+    is_sqlite = service.env["TASKLOOM_DATABASE_URL"].startswith("sqlite")
+    url = postgres.new_database() if is_sqlite else f"sqlite:///{tmp_path / 'data' / 'taskloom.db'}"
+    restored = Restored(tmp_path, url)
+    yield restored
+    for process in restored.processes:
+        process.stop()
+
+
+def command(*arguments: str, env: dict[str, str], status: int = 0) -> str:
+    done = run_command(*arguments, env=env)
+    assert done.returncode == status, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_backup_taken_under_load_serves_and_trains_on_elsewhere(
+    service: Service, shapes: Shapes, restored: Restored
+) -> None:
+    api = shapes.make_noisy().api
+    datasets = [shapes.dataset("circle"), shapes.dataset("square")]
+    api.train(shapes.model, datasets, n_epochs=5)
+    question = {"inputs": {"circle_data": [[0.1, 0.2]], "square_data": [[0.3, -0.8]]}, "version": 1}
+    run = api.start(shapes.model, datasets, init_from=None, **LONG)
+    until(lambda: api.run(run)["resumable_from"], "a snapshot")
+
+    folder = restored.folder / "backup"
+    said = command("backup", str(folder), env=service.env)
+    assert "rows and" in said
+    left_off = api.run(run)
+    assert left_off["status"] == "running"
+    # A backup that is there is brought up to date, and loses what is gone.
+    until(lambda: api.run(run)["resumable_from"] > left_off["resumable_from"], "a further snapshot")
+    command("backup", str(folder), env=service.env)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (
+        len([path for path in (folder / "artifacts").glob("??/*") if path.is_file()]) == manifest["artifacts"]
+    )
+
+    command("restore", str(folder), env=restored.env)
+    other = restored.start()
+    predict = f"/v1/models/{shapes.model}/predict"
+    assert other.post(predict, question, 200) == api.post(predict, question, 200)
+    api.ended(run)
+    ended = other.ended(run)
+    assert [attempt["outcome"] for attempt in ended["attempts"]] == ["lost", "succeeded"]
+    assert other.result(run) == api.result(run)
+    # What comes next is numbered on.
+    assert other.train(shapes.model, datasets, n_epochs=1) == ended["model_version"] + 1
+    assert "has" in command("restore", str(folder), env=restored.env, status=2)
+
+
+def test_what_is_no_backup_or_a_damaged_one_is_refused(
+    service: Service, shapes: Shapes, restored: Restored
+) -> None:
+    shapes.make("circle", n=8)
+    shapes.api.train(shapes.model, [shapes.dataset("circle")])
+    folder = restored.folder / "backup"
+    refused = command("restore", str(folder), env=restored.env, status=2)
+    assert "holds no backup" in refused
+    folder.mkdir()
+    (folder / "letter.txt").write_text("mine")
+    assert "is not empty, and holds no backup" in command("backup", str(folder), env=service.env, status=2)
+    assert (folder / "letter.txt").read_text() == "mine"
+    (folder / "letter.txt").unlink()
+    command("backup", str(folder), env=service.env)
+
+    *_, artifact = (path for path in sorted((folder / "artifacts").glob("??/*")) if path.is_file())
+    content = artifact.read_bytes()
+    artifact.write_bytes(content[:-1])
+    assert "the backup is damaged" in command("restore", str(folder), env=restored.env, status=2)
+    artifact.write_bytes(content)
+    database = folder / "taskloom.db"
+    whole = database.read_bytes()
+    database.write_bytes(whole[:-100])
+    assert "damaged, or was still being written" in command(
+        "restore", str(folder), env=restored.env, status=2
+    )
+    database.write_bytes(whole)
+    # Nothing was left behind by what went wrong.
+    command("restore", str(folder), env=restored.env)
+    assert restored.start().get(f"/v1/models/{shapes.model}")["versions"] == [1]
