@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 # Narrows the test suite, and runs it in one process: make unit PYTEST_ARGS="-n 0 -k circle -x"
 PYTEST_ARGS ?=
 # The benchmarks that `make bench` runs, by their files in benchmarks/.
-BENCH ?= training side_by_side many_tasks start_up gpu balancing batch_gather ingest larger_than_memory
+BENCH ?= training side_by_side many_tasks start_up gpu balancing batch_gather ingest larger_than_memory snapshots
 BENCH_ARGS ?=
 
 VENV := .venv
@@ -21,7 +21,7 @@ BENCH_PIP := $(BENCH_VENV)/bin/python -m pip --disable-pip-version-check
 QUIET := $$([ -t 2 ] || echo --quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check unit bench format docs migration lock image clean
+.PHONY: help setup demo serve test check unit faults bench format docs migration lock image clean
 
 help: ## Show this list.
 	@echo "Taskloom: multi-task learning as a service. Start with: make demo"
@@ -61,6 +61,10 @@ check: $(READY) ## Format and lint, strict types, import contracts, Dockerfile a
 unit: export PYTHONDONTWRITEBYTECODE =
 unit: $(READY) ## The test suite alone; PYTEST_ARGS="-k name" narrows it.
 	$(BIN)/pytest -n 3 --dist loadscope $(PYTEST_ARGS)
+
+faults: export TASKLOOM_FAULTS = full
+faults: $(READY) ## The whole fault suite, up to 20 minutes: processes killed, disks full, databases away, clocks set.
+	$(BIN)/pytest -s -q --timeout 900 tests/faults $(PYTEST_ARGS)
 
 # Snorkel trains in the same versions of Python and PyTorch, in an environment of its own.
 $(BENCH_READY): constraints.txt

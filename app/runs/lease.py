@@ -19,7 +19,7 @@ from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.db.session import database_now
-from app.db.tables import Run
+from app.db.tables import Run, RunEvent
 from app.runs import events
 from app.runs.events import Event
 from app.runs.transitions import begin_attempt, end, end_attempt, requeue
@@ -50,33 +50,35 @@ class Claim:
 
 
 class Watch:
-    """How long a process has seen the workers of runs be silent.
+    """How long a process has seen the workers of runs be silent; its own, too, which may not know what it claimed.
 
     Args:
-        worker: The process's own worker, whose runs it need not watch.
         clock: A clock that nobody sets, in seconds.
     """
 
-    def __init__(self, worker: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self.worker = worker
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._looked = clock()
         self._seen: dict[str, tuple[tuple[int, int], float]] = {}
 
     def silent(self, session: Session, lease_seconds: float) -> dict[str, tuple[int, int]]:
         """Return the runs whose workers have been silent for a lease, each with its fence and heartbeats."""
-        held = select(Run.id, Run.fence, Run.beats).where(
-            Run.status.in_(HELD), Run.kind != "search", Run.worker.is_distinct_from(self.worker)
-        )
+        held = select(Run.id, Run.fence, Run.beats).where(Run.status.in_(HELD), Run.kind != "search")
+        rows = session.execute(held).all()
         now = self._clock()
-        before, self._seen = self._seen, {}
-        for run, fence, beats in session.execute(held):
+        # While this process could not look, as when the database was away, others could not give signs of life.
+        blind = now - self._looked if now - self._looked > lease_seconds / 2 else 0.0
+        before, self._looked, self._seen = self._seen, now, {}
+        for run, fence, beats in rows:
             state = (fence, beats)
-            known = before.get(run)
-            self._seen[run] = known if known is not None and known[0] == state else (state, now)
+            known, since = before.get(run, (None, now))
+            self._seen[run] = (state, since + blind if known == state else now)
         return {run: state for run, (state, since) in self._seen.items() if now - since >= lease_seconds}
 
 
-def claim(session: Session, watch: Watch, lease_seconds: float, max_attempts: int) -> Claim | None:
+def claim(
+    session: Session, worker: str, watch: Watch, lease_seconds: float, max_attempts: int
+) -> Claim | None:
     """Take the next run that waits, or whose worker has been silent for its lease.
 
     Runs of higher priority go first; then those of clients that have the fewest runs in training, and of these, those
@@ -115,7 +117,7 @@ def claim(session: Session, watch: Watch, lease_seconds: float, max_attempts: in
             if not _survives(session, run, "lost", f"its worker '{run.worker}' was lost", max_attempts):
                 continue
         run.fence += 1
-        begin_attempt(session, run, watch.worker, now)
+        begin_attempt(session, run, worker, now)
         session.flush()
         return Claim(run.id, run.fence, run.attempt)
 
@@ -138,6 +140,12 @@ def report(session: Session, claim: Claim, progress: dict[str, Any] | None, news
     status = _write(session, claim, **({"progress": progress} if progress else {"fence": claim.fence}))
     events.append(session, claim.run, news)
     return status
+
+
+def n_reported(session: Session, claim: Claim) -> int:
+    """Return how many events a run has that are its claimant's to report."""
+    reported = select(func.count()).where(RunEvent.run == claim.run, RunEvent.kind != "status")
+    return session.scalars(reported).one()
 
 
 def held(session: Session, claim: Claim) -> Run:

@@ -146,9 +146,13 @@ class RunLimits(In):
 
     seconds: Annotated[float, Field(gt=0, le=1e9)] | None = Field(default=None, examples=[3600])
     """Time that a worker may be busy with it, all attempts together."""
-    steps: Annotated[int, Field(strict=True, ge=1, le=10**12)] | None = Field(default=None, examples=[100_000])
+    steps: Annotated[int, Field(strict=True, ge=1, le=10**12)] | None = Field(
+        default=None, examples=[100_000]
+    )
     """Batches of all its trainings; a scoring has none."""
-    memory_mib: Annotated[int, Field(strict=True, ge=64, le=2**30)] | None = Field(default=None, examples=[4096])
+    memory_mib: Annotated[int, Field(strict=True, ge=64, le=2**30)] | None = Field(
+        default=None, examples=[4096]
+    )
     """Memory that its process may hold, in MiB, about 150 of them for Python and PyTorch."""
 
 

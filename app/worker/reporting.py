@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from app.db.session import DATABASE_AWAY, Database
 from app.db.tables import Run
 from app.logs import get_logger
@@ -83,6 +85,8 @@ class Reporter(FitListener):
         self.failure: str | None = None
         with db.read() as session:
             self._known = events.last_metrics(session, claim.run)
+            self._n_reported = lease.n_reported(session, claim)
+        self._in_doubt: list[Event] = []
 
     def on_batch(self, progress: Progress) -> None:
         """Hear that a batch was trained on, and report if it is time."""
@@ -119,17 +123,30 @@ class Reporter(FitListener):
         """
         self._reported = time.monotonic()
         progress = self._progress_now()
-        news = [*self._news, *([Event("progress", self._declared(progress))] if progress else [])]
         try:
             with self._db.write() as session:
+                if self._in_doubt:
+                    self._settle_doubt(session)
+                news = [*self._news, *([Event("progress", self._declared(progress))] if progress else [])]
+                self._in_doubt = news
                 status = lease.report(session, self._claim, progress, news)
         except DATABASE_AWAY as error:
             # The news is kept for the next time; if the database stays away, the lease runs out.
             log.warning("could not report progress", error=str(error))
             return
+        self._n_reported += len(news)
         self._news.clear()
+        self._in_doubt = []
         self._is_declared = self._is_declared or progress is not None
         self._is_cancelled = status == "cancelling"
+
+    def _settle_doubt(self, session: Session) -> None:
+        """Find out whether a report that was not confirmed was recorded all the same."""
+        n_recorded = lease.n_reported(session, self._claim) - self._n_reported
+        if n_recorded:
+            self._n_reported += n_recorded
+            self._news = [event for event in self._news if event not in self._in_doubt]
+            self._is_declared = True
 
     def finish(self) -> None:
         """Report for the last time: training may have ended before its last epoch."""

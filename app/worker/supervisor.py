@@ -85,7 +85,7 @@ class Supervisor:
         self.settings = settings
         self.name = f"{socket.gethostname()}-{os.getpid()}-{str(ULID())[-6:]}"
         self._db = Database(settings.resolved_database_url)
-        self._watch = Watch(self.name)
+        self._watch = Watch()
         self._children: list[_Child] = []
         # What runs take one of each: GPUs, or else places beside one another.
         self._free: list[int | None] = [*settings.worker_gpus] or [None] * settings.worker_slots
@@ -140,7 +140,13 @@ class Supervisor:
 
     def _start_next(self) -> bool:
         with self._db.write() as session:
-            claim = lease.claim(session, self._watch, self.settings.lease_seconds, self.settings.max_attempts)
+            claim = lease.claim(
+                session,
+                self.name,
+                self._watch,
+                self.settings.lease_seconds,
+                self.settings.max_attempts,
+            )
             if claim is None:
                 return False
             allowance = Allowance.of(session.get_one(Run, claim.run))

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from mtl_core.errors import TaskloomError
 from mtl_core.files import move_durably, read_tensors
@@ -92,7 +93,7 @@ class Snapshots:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     snapshots = Snapshots(SnapshotFolder(folder), every=0)
-        ...     snapshots.save({"step": 3, "weights": torch.ones(2)})
+        ...     snapshots.save(lambda: {"step": 3, "weights": torch.ones(2)})
         ...     snapshots.newest()
         {'step': 3, 'weights': tensor([1., 1.])}
     """
@@ -125,17 +126,18 @@ class Snapshots:
         cost = self._cost if last else 2 * self._cost
         return self._spent + cost <= self._share * (now - self._began)
 
-    def save(self, state: Mapping[str, Any]) -> None:
+    def save(self, state_dict: Callable[[], Mapping[str, Any]]) -> None:
         """Save a snapshot.
 
         Args:
-            state: Tensors, and what JSON can hold, in dicts and lists.
+            state_dict: Returns the state: tensors, and what JSON can hold, in dicts and lists. What that takes counts.
 
         Raises:
             OSError: If there is no room; the snapshots that there are stay.
         """
         began = time.monotonic()
         try:
+            state = state_dict()
             self._store.add(lambda path: _write(state, path))
         finally:
             self._last = time.monotonic()
@@ -169,7 +171,11 @@ def _write(state: Mapping[str, Any], path: Path) -> None:
     text = json.dumps(state, default=named)
     # No two snapshots have the same content, so that whoever keeps them by that may remove one of them.
     metadata = {"format": _FORMAT, "state": text, "id": uuid4().hex}
-    safetensors.torch.save_file(tensors, path, metadata)
+    try:
+        safetensors.torch.save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        # It has an error of its own for a disk that is full.
+        raise OSError(str(error)) from error
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -311,7 +311,7 @@ class Trainer:
 
 def _save(loop: Loop, snapshots: Snapshots) -> None:
     try:
-        snapshots.save(loop.state_dict())
+        snapshots.save(loop.state_dict)
     except OSError as error:
         # Training itself needs none: the one before stays, and the next may find room.
         loop.listener.on_log(f"no snapshot was saved: {error}")

@@ -39,12 +39,12 @@ _LONGEST = 300.0
 
 # Trainings that keep different things from step to step.
 TRAINERS: list[dict[str, Any]] = [
-    {"n_epochs": 600, "compile": "off"},
-    {"n_epochs": 600, "balancing": "uncertainty", "batch_scheduler": "joint"},
-    {"n_epochs": 600, "optimizer": "sgd", "ema_decay": 0.99, "lr_scheduler": "cosine"},
-    {"n_epochs": 600, "balancing": "dwa", "optimizer": "adamw", "accumulate_batches": 3},
+    {"n_epochs": 300, "compile": "off"},
+    {"n_epochs": 300, "balancing": "uncertainty", "batch_scheduler": "joint"},
+    {"n_epochs": 300, "optimizer": "sgd", "ema_decay": 0.99, "lr_scheduler": "cosine"},
+    {"n_epochs": 300, "balancing": "dwa", "optimizer": "adamw", "accumulate_batches": 3},
     {
-        "n_epochs": 600,
+        "n_epochs": 300,
         "checkpointing": True,
         "checkpointer_config": {"checkpoint_metric": "model/all/valid/loss:min"},
         "lr_scheduler": "plateau",

@@ -35,13 +35,14 @@ class Worker:
     def __init__(self, db: Database, name: str = "w", attempts: int = 3) -> None:
         self.db = db
         self.clock = Clock()
-        self.watch = Watch(name, self.clock)
+        self.name = name
+        self.watch = Watch(self.clock)
         self.attempts = attempts
 
     def look(self) -> Claim | None:
         """Look for a run once."""
         with self.db.write() as session:
-            return lease.claim(session, self.watch, LEASE, self.attempts)
+            return lease.claim(session, self.name, self.watch, LEASE, self.attempts)
 
     def claim(self) -> Claim:
         """Look for a run that must be there."""
@@ -49,10 +50,13 @@ class Worker:
         assert found is not None
         return found
 
-    def wait(self) -> Claim | None:
-        """Look, wait for a lease, and look again."""
+    def wait(self, seconds: float = LEASE) -> Claim | None:
+        """Look again and again for some time, and return what is found at its end."""
         assert self.look() is None
-        self.clock.now += LEASE
+        for _ in range(10):
+            self.clock.now += seconds / 11
+            assert self.look() is None
+        self.clock.now += seconds / 11 + 1e-6
         return self.look()
 
 
@@ -146,7 +150,7 @@ def test_a_claim_skips_the_run_that_another_is_just_claiming(db: Database) -> No
         pytest.skip("SQLite has one writer at a time: nobody can be just claiming")
     queue(db, "a", "b")
     with db.write() as session:
-        assert lease.claim(session, Watch("w1"), LEASE, 3) == Claim("a", 1, 1)
+        assert lease.claim(session, "w1", Watch(), LEASE, 3) == Claim("a", 1, 1)
         assert Worker(db, "w2").look() == Claim("b", 1, 1)
         assert Worker(db, "w2").look() is None
 
@@ -155,11 +159,11 @@ def test_a_silent_workers_run_goes_to_another_and_the_silent_one_is_fenced_off(d
     queue(db, "a")
     lost = Worker(db, "silent").claim()
     other = Worker(db, "other")
-    assert other.look() is None
-    other.clock.now += LEASE - 1
-    assert other.look() is None
-    other.clock.now += 1
-    taken = other.claim()
+    assert other.wait(LEASE - 1) is None
+    assert other.wait(1) is not None
+    with db.read() as session:
+        run = session.get_one(Run, "a")
+        taken = Claim("a", run.fence, run.attempt)
     assert (taken.run, taken.fence > lost.fence, taken.attempt) == ("a", True, 2)
 
     writes: list[Callable[[Session], object]] = [
@@ -190,8 +194,7 @@ def test_a_worker_that_gives_signs_of_life_keeps_its_run(db: Database) -> None:
     mine = Worker(db).claim()
     other = Worker(db, "other")
     for _ in range(5):
-        assert other.look() is None
-        other.clock.now += LEASE - 1
+        assert other.wait(LEASE - 1) is None
         with db.write() as session:
             assert lease.renew(session, mine) == "running"
     assert other.look() is None
@@ -201,11 +204,31 @@ def test_a_sign_of_life_in_the_last_moment_counts(db: Database) -> None:
     queue(db, "a")
     mine = Worker(db).claim()
     other = Worker(db, "other")
-    assert other.look() is None
-    other.clock.now += LEASE
+    assert other.wait(LEASE - 0.1) is None
+    other.clock.now += 0.1
     with db.write() as session:
         lease.renew(session, mine)
     assert other.look() is None
+
+
+def test_a_run_whose_own_worker_does_not_know_of_it_is_taken_up_again(db: Database) -> None:
+    queue(db, "a")
+    worker = Worker(db)
+    # As when the connection breaks after the claim was written, and before that was confirmed.
+    worker.claim()
+    again = worker.wait()
+    assert again is not None
+    assert (again.run, again.attempt) == ("a", 2)
+
+
+def test_time_in_which_nobody_could_look_does_not_count_against_a_worker(db: Database) -> None:
+    queue(db, "a")
+    Worker(db).claim()
+    other = Worker(db, "other")
+    assert other.wait(LEASE / 2) is None
+    other.clock.now += 100 * LEASE
+    assert other.look() is None
+    assert other.wait(LEASE / 2) is not None
 
 
 def test_a_run_that_is_lost_too_often_fails(db: Database) -> None:
@@ -242,7 +265,9 @@ def test_a_run_that_crashes_waits_longer_each_time_and_fails_in_the_end(db: Data
         assert waiting.status == "queued"
         assert waiting.not_before is not None
         waits.append((waiting.not_before - now).total_seconds())
-        assert worker.look() is None
+        if number > 2:
+            # Before that, a second is over soon on a machine that has much to do.
+            assert worker.look() is None
         change(db, "a", not_before=now)
     assert waits == pytest.approx([1, 2, 4, 8], abs=0.5)
     last = worker.claim()

@@ -115,7 +115,7 @@ class World:
         """Take the next trial as a worker does; answer its settings with it."""
         self.keeper.advance()
         with self.db.write() as session:
-            claim = lease.claim(session, Watch("w"), 3600, 3)
+            claim = lease.claim(session, "w", Watch(), 3600, 3)
             return (claim, session.get_one(Run, claim.run).request["trainer"]) if claim else None
 
     def log(self, claim: Claim, epoch: int, value: float) -> str:

@@ -448,7 +448,7 @@ def test_snapshots_take_no_more_than_their_share_of_the_time(
     for step in range(20_000):
         clock.now += 0.1
         if snapshots.is_due():
-            snapshots.save({"step": step})
+            snapshots.save(lambda step=step: {"step": step})
             spent += 3.0
             # What the first costs is not known before.
             assert spent <= max(0.02 * clock.now, 3.0)
