@@ -115,8 +115,8 @@ class Reporter(FitListener):
         self.failure = self._allowance.failure(time.monotonic() - self._began, self.step)
         return self._stop.is_set or self._is_cancelled or self.failure is not None
 
-    def flush(self) -> None:
-        """Report what is new.
+    def flush(self) -> bool:
+        """Report what is new, and say whether the database took it.
 
         Raises:
             LeaseLostError: If another worker has the run.
@@ -133,12 +133,13 @@ class Reporter(FitListener):
         except DATABASE_AWAY as error:
             # The news is kept for the next time; if the database stays away, the lease runs out.
             log.warning("could not report progress", error=str(error))
-            return
+            return False
         self._n_reported += len(news)
         self._news.clear()
         self._in_doubt = []
         self._is_declared = self._is_declared or progress is not None
         self._is_cancelled = status == "cancelling"
+        return True
 
     def _settle_doubt(self, session: Session) -> None:
         """Find out whether a report that was not confirmed was recorded all the same."""

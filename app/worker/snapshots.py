@@ -11,6 +11,7 @@ from app.logs import get_logger
 from app.runs.lease import Claim
 from app.runs.snapshots import keep, kept
 from app.storage.artifacts import ArtifactStore, DamagedArtifactError
+from app.worker.reporting import Reporter
 from mtl_core import Snapshots
 
 log = get_logger(__name__)
@@ -25,7 +26,8 @@ class RunSnapshots:
         claim: The worker's hold on the run.
         training: Which of the run's trainings.
         folder: For files on their way, of the store's scratch.
-        step: Says after which step of all trainings together the run stands.
+        reporter: Tells the database how the run goes: whatever was told of it up to a snapshot must be on record before
+            that, as nobody tells it again who goes on from there.
     """
 
     def __init__(
@@ -35,21 +37,24 @@ class RunSnapshots:
         claim: Claim,
         training: str,
         folder: Path,
-        step: Callable[[], int],
+        reporter: Reporter,
     ) -> None:
         self._db = db
         self._store = store
         self._claim = claim
         self._training = training
         self._folder = folder
-        self._step = step
+        self._reporter = reporter
 
     def add(self, write: Callable[[Path], None]) -> None:
         """Keep a snapshot as the newest of the training.
 
         Raises:
+            OSError: If there is no room, or the database does not answer.
             LeaseLostError: If the run is another worker's by now.
         """
+        if not self._reporter.flush():
+            raise OSError("the database does not answer")
         path = self._folder / "snapshot"
         try:
             write(path)
@@ -58,7 +63,7 @@ class RunSnapshots:
             path.unlink(missing_ok=True)
         try:
             with self._db.write() as session:
-                replaced = keep(session, self._claim, self._training, artifact, self._step())
+                replaced = keep(session, self._claim, self._training, artifact, self._reporter.step)
         except DATABASE_AWAY as error:
             # Nothing refers to it; whether or not that was written, the collector comes to the right conclusion.
             raise OSError(f"the database does not answer: {error}") from error
@@ -81,8 +86,8 @@ def snapshots_of(
     store: ArtifactStore,
     claim: Claim,
     folder: Path,
-    step: Callable[[], int],
+    reporter: Reporter,
     every: float | None,
 ) -> Callable[[str], Snapshots]:
     """Return what gives each of a run's trainings, by its name, its snapshots."""
-    return lambda training: Snapshots(RunSnapshots(db, store, claim, training, folder, step), every=every)
+    return lambda training: Snapshots(RunSnapshots(db, store, claim, training, folder, reporter), every=every)

@@ -154,7 +154,7 @@ class Supervisor:
         process = self._context.Process(target=_train, args=(self.settings, claim, gpu), name=claim.run)
         process.start()
         self._children.append(_Child(claim, process, gpu, allowance, oom_kills()))
-        log.info("run claimed", run_id=claim.run, attempt=claim.attempt, pid=process.pid)
+        log.info("run claimed", run_id=claim.run, attempt=claim.attempt, pid=process.pid, gpu=gpu)
         return True
 
     def _attend(self, child: _Child) -> None:

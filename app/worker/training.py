@@ -147,7 +147,7 @@ class _Execution:
             self.store,
             self.claim,
             folder / "snapshots",
-            lambda: reporter.step,
+            reporter,
             self.settings.snapshot_seconds,
         )
         reporter.on_log(

@@ -300,7 +300,7 @@ class Storm:
         """Start a training of some kind."""
         body = {
             "datasets": [self.shapes.dataset(kind) for kind in ("circle", "square")],
-            "trainer": {"seed": 3, "lr": 0.003, "log_manager_config": {"evaluation_freq": 100}}
+            "trainer": {"seed": 3, "lr": 0.003, "log_manager_config": {"evaluation_freq": 50}}
             | TRAINERS[number],
             "init_from": None,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -136,6 +137,32 @@ def test_crashes_of_the_worker_and_of_the_server_lose_nothing(tmp_path: Path) ->
     third = server.lines("worker started")[-1]
     assert not is_alive(_pid(third))
     assert server.lines("worker stopped")
+
+
+def test_a_server_that_is_stopped_answers_what_was_begun_and_ends_streams(tmp_path: Path) -> None:
+    server = ServerProcess("--no-worker", env=environment(tmp_path / "data"), log=tmp_path / "server.log")
+    api = Api(server.url())
+    shapes = Shapes(api).make("circle", n=8)
+    run = api.start(shapes.model, [shapes.dataset("circle")])
+    text = json.dumps(shapes.split("circle", "later", 50)).encode()
+
+    def body() -> Iterator[bytes]:
+        yield text[:100]
+        server.ask_to_stop()
+        server.logged("Shutting down")
+        yield text[100:]
+
+    with api.http.stream("GET", f"/v1/runs/{run}/events") as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == "event: status"
+        begun = Api(api.url).http.post(
+            "/v1/datasets", content=body(), headers={"Content-Type": "application/json"}
+        )
+        assert begun.status_code == 201
+        # Nobody trains the run, whose stream would go on for ever.
+        assert "queued" in "".join(lines)
+    server.process.wait(30)
+    assert server.process.returncode == 0
 
 
 def test_the_log_is_json_line_by_line_and_carries_no_stack_trace_of_a_clients_fault(service: Any) -> None:

@@ -7,7 +7,7 @@ import signal
 
 from tests.service.client import Api
 from tests.service.conftest import Service
-from tests.service.processes import until
+from tests.service.processes import WorkerProcess, until
 from tests.service.shapes import Shapes
 
 # Some seconds of training, nothing of it logged in between.
@@ -69,6 +69,23 @@ def test_a_worker_that_is_stopped_hands_its_run_back(service: Service, shapes: S
     statuses = [e["data"]["status"] for e in api.events(run) if e["event"] == "status"]
     assert statuses == ["queued", "running", "queued", "running", "succeeded"]
     assert_scored_once(api, run)
+
+
+def test_a_worker_gives_each_run_a_gpu_to_itself(service: Service, shapes: Shapes) -> None:
+    api = shapes.make("circle", n=8).api
+    worker = WorkerProcess(
+        env=service.env | {"TASKLOOM_WORKER_GPUS": "[3, 5]"}, log=service.folder / "gpu-worker.log"
+    )
+    try:
+        assert worker.logged("worker started")["slots"] == 2
+        # So many that every worker gets some, and they last for a while.
+        runs = [api.start(shapes.model, [shapes.dataset("circle")], n_epochs=300) for _ in range(16)]
+        for run in runs:
+            api.ended(run)
+        given = [claim["gpu"] for claim in worker.claims() if claim["run_id"] in runs]
+        assert set(given) == {3, 5}
+    finally:
+        worker.stop()
 
 
 def test_a_killed_caretaker_is_replaced(service: Service) -> None:
