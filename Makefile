@@ -64,7 +64,7 @@ unit: $(READY) ## The test suite alone; PYTEST_ARGS="-k name" narrows it.
 
 faults: export TASKLOOM_FAULTS = full
 faults: $(READY) ## The whole fault suite, up to 20 minutes: processes killed, disks full, databases away, clocks set.
-	$(BIN)/pytest -s -q --timeout 900 tests/faults $(PYTEST_ARGS)
+	$(BIN)/pytest -s -q --timeout 900 tests/faults tests/service/test_lifecycle.py $(PYTEST_ARGS)
 
 # Snorkel trains in the same versions of Python and PyTorch, in an environment of its own.
 $(BENCH_READY): constraints.txt
