@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 import migrations
 from app.db.session import Database
@@ -42,11 +45,30 @@ def prepare(settings: Settings) -> None:
 def upgrade(engine: Engine) -> None:
     """Migrate to the newest revision; processes that do so at once take turns."""
     config = alembic_config()
-    with engine.connect().execution_options(taskloom_writes=True) as connection, connection.begin():
+    with (
+        engine.connect().execution_options(taskloom_writes=True) as connection,
+        _rows_kept(connection),
+        connection.begin(),
+    ):
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7355608)")
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+@contextmanager
+def _rows_kept(connection: Connection) -> Generator[None]:
+    """Have SQLite keep the rows that refer to a table which is made anew: to drop the old one would delete them."""
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    # Within a transaction SQLite does not listen.
+    driver: Any = connection.connection.dbapi_connection
+    driver.execute("PRAGMA foreign_keys=OFF")
+    try:
+        yield
+    finally:
+        driver.execute("PRAGMA foreign_keys=ON")
 
 
 def pending(engine: Engine) -> str | None:
