@@ -198,10 +198,8 @@ def _copy_artifacts(copy: Database, store: ArtifactStore, folder: Path) -> tuple
     """Copy what the copied rows refer to, and remove what a backup of before has beside it."""
     saved = ArtifactStore(folder)
     with copy.write() as session:
-        # Of a training, snapshots are replaced all the time: it can do without those that are gone by now.
         for run in session.scalars(select(Run).where(Run.snapshots.is_not(None))):
-            gone = [name for name in kept(run).names if not store.has(name) and not saved.has(name)]
-            run.snapshots = without(run, gone)
+            run.snapshots = without(run, _missed(kept(run).names, store, saved))
     with copy.write() as session:
         names = referenced_artifacts(session)
         created_at = database_now(session).isoformat()
@@ -213,6 +211,17 @@ def _copy_artifacts(copy: Database, store: ArtifactStore, folder: Path) -> tuple
         if name not in names:
             saved.remove(name)
     return created_at, copied
+
+
+def _missed(snapshots: list[str], store: ArtifactStore, saved: ArtifactStore) -> list[str]:
+    """Copy snapshots, and return those that are gone by now: a training replaces them all the time."""
+    gone: list[str] = []
+    for name in snapshots:
+        try:
+            _copy_files({name}, store, saved)
+        except (DamagedArtifactError, FileNotFoundError):
+            gone.append(name)
+    return gone
 
 
 def _copy_files(names: set[str], source: ArtifactStore, target: ArtifactStore) -> _Copied:

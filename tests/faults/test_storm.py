@@ -17,12 +17,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Postgres
-from tests.faults.storm import Fleet, Storm, Summary, restart_postgres
+from tests.faults.storm import IS_FULL, Fleet, Storm, Summary, restart_postgres
 from tests.service.client import OVER
 from tests.service.processes import until
 from tests.service.shapes import Shapes
 
-IS_FULL = os.environ.get("TASKLOOM_FAULTS") == "full"
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "truncated": lambda content: content[: len(content) // 2],
     "bit-flipped": lambda content: content[:-9] + bytes([content[-9] ^ 4]) + content[-8:],
@@ -79,7 +78,7 @@ def settle(storm: Storm, total: Summary) -> None:
 def test_processes_are_killed_at_random_moments(fleet: Fleet, total: Summary) -> None:
     storm = Storm(fleet, seed=1)
     kinds = {fleet.kill_child: 14, fleet.kill_worker: 2, fleet.kill_server: 1}
-    storm.rage(Size(26, 4).now, Size(104, 12).now, kinds, pause=(0.3, 1.2))
+    storm.rage(Size(26, 4).now, Size(104, 10).now, kinds, pause=(0.3, 1.2))
     settle(storm, total)
 
 

@@ -16,17 +16,26 @@ from tests.service.shapes import ENDLESS, Shapes
 
 # Some seconds of training that draws random numbers for every batch, evaluated now and then.
 LONG: dict[str, Any] = {
-    "n_epochs": 3000,
+    "n_epochs": 800,
     "seed": 3,
     "lr": 0.003,
     "compile": "off",
-    "log_manager_config": {"evaluation_freq": 250},
+    "log_manager_config": {"evaluation_freq": 100},
 }
 
 
-@pytest.fixture
-def noisy(shapes: Shapes) -> Shapes:
-    return shapes.make_noisy()
+@pytest.fixture(scope="module")
+def noisy(service: Service) -> Shapes:
+    """Two tasks on a trunk with dropout and running statistics, some of their labels missing."""
+    return Shapes(service.api).make_noisy()
+
+
+@pytest.fixture(scope="module")
+def whole(noisy: Shapes) -> dict[str, Any]:
+    """What a run comes to that is left alone."""
+    run = start(noisy)
+    noisy.api.ended(run)
+    return noisy.api.result(run)
 
 
 def start(shapes: Shapes, **changes: Any) -> str:
@@ -73,7 +82,7 @@ def check_progress(api: Api, run: str) -> list[int]:
 
 
 def test_a_run_whose_process_is_killed_ends_to_the_bit_as_one_that_is_left_alone(
-    service: Service, noisy: Shapes
+    service: Service, noisy: Shapes, whole: dict[str, Any]
 ) -> None:
     api = service.api
     run = start(noisy)
@@ -87,9 +96,7 @@ def test_a_run_whose_process_is_killed_ends_to_the_bit_as_one_that_is_left_alone
     assert outcomes(api, run) == ["crashed", "crashed", "succeeded"]
     assert ended["attempts"][0]["reason"] == "the training process was killed by SIGKILL"
     assert ended["resumable_from"] is None
-    whole = start(noisy)
-    api.ended(whole)
-    assert api.result(run) == api.result(whole)
+    assert api.result(run) == whole
     resumed = check_progress(api, run)
     assert len(resumed) == 2
     assert resumed[1] >= step
@@ -97,7 +104,9 @@ def test_a_run_whose_process_is_killed_ends_to_the_bit_as_one_that_is_left_alone
     assert statuses == [*["queued", "running"] * 3, "succeeded"]
 
 
-def test_a_cancelled_run_stops_at_once_and_is_resumed_where_it_stood(service: Service, noisy: Shapes) -> None:
+def test_a_cancelled_run_stops_at_once_and_is_resumed_where_it_stood(
+    service: Service, noisy: Shapes, whole: dict[str, Any]
+) -> None:
     api = service.api
     run = start(
         noisy, trainer={"logging": True, "log_writer": "json", "log_writer_config": {"run_name": "log"}}
@@ -114,28 +123,26 @@ def test_a_cancelled_run_stops_at_once_and_is_resumed_where_it_stood(service: Se
     assert outcomes(api, run) == ["cancelled", "succeeded"]
     assert check_progress(api, run) == [stopped["resumable_from"]]
     assert ended["log"]
-    whole = start(noisy)
-    api.ended(whole)
-    assert api.result(run) == api.result(whole)
+    assert api.result(run) == whole
 
 
 def test_a_run_without_a_seed_has_one_for_all_of_its_attempts(service: Service, noisy: Shapes) -> None:
     api = service.api
-    run = start(noisy, trainer={"seed": None, "n_epochs": 1500})
+    run = start(noisy, trainer={"seed": None, "n_epochs": 600})
     api.training(run)
     os.kill(training_process(service, run), signal.SIGKILL)
     api.ended(run)
     series = api.result(run)["series"]["model/all/train/loss"]
-    assert [point["epoch"] for point in series] == [250, 500, 750, 1000, 1250, 1500]
+    assert [point["epoch"] for point in series] == [100, 200, 300, 400, 500, 600]
 
 
 def test_a_verdict_is_taken_up_in_the_training_that_it_stood_in(service: Service, noisy: Shapes) -> None:
     api = service.api
-    short = {"n_epochs": 900, "log_manager_config": {"evaluation_freq": 100}}
+    short = {"n_epochs": 400, "log_manager_config": {"evaluation_freq": 100}}
     asked = {"trainer": short, "verdict": {"resamples": 100}}
     run = start(noisy, **asked)
     # The shared model's training is over, and a task alone has been trained for a while.
-    steps = 900 * 4
+    steps = 400 * 4
     until(lambda: (api.run(run)["resumable_from"] or 0) > steps + 50, "a snapshot of a task alone")
     os.kill(training_process(service, run), signal.SIGKILL)
     api.ended(run)
@@ -150,7 +157,7 @@ def test_a_verdict_is_taken_up_in_the_training_that_it_stood_in(service: Service
 
 
 def test_a_run_fails_at_its_limit_of_steps_and_goes_on_with_a_higher_one(
-    service: Service, noisy: Shapes
+    service: Service, noisy: Shapes, whole: dict[str, Any]
 ) -> None:
     api = service.api
     run = start(noisy, limits={"steps": 700})
@@ -164,9 +171,7 @@ def test_a_run_fails_at_its_limit_of_steps_and_goes_on_with_a_higher_one(
     resumed = api.post(f"/v1/runs/{run}/resume", {"limits": {"steps": 10**6}}, 202)
     assert resumed["limits"]["steps"] == 10**6
     api.ended(run)
-    whole = start(noisy)
-    api.ended(whole)
-    assert api.result(run) == api.result(whole)
+    assert api.result(run) == whole
 
 
 def test_a_run_fails_at_its_limit_of_time(service: Service, noisy: Shapes) -> None:
