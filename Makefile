@@ -60,7 +60,7 @@ check: $(READY) ## Format and lint, strict types, import contracts, Dockerfile a
 # Compiled once, and not in each of the many processes that the tests start.
 unit: export PYTHONDONTWRITEBYTECODE =
 unit: $(READY) ## The test suite alone; PYTEST_ARGS="-k name" narrows it.
-	$(BIN)/pytest -n 3 --dist loadscope $(PYTEST_ARGS)
+	$(BIN)/pytest -n 3 --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 faults: export TASKLOOM_FAULTS = full
 faults: $(READY) ## The whole fault suite, up to 20 minutes: processes killed, disks full, databases away, clocks set.

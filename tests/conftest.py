@@ -45,6 +45,12 @@ class ByService(LoadScopeScheduling):
         return "sqlite" if file in _ON_SQLITE else file
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest and stays together: at the end, all processes should still have something to do."""
+    first = ("tests/faults/", "tests/service/")
+    items.sort(key=lambda item: next((i for i, at in enumerate(first) if item.nodeid.startswith(at)), 2))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByService:
     return ByService(config, log)

@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TypeVar
@@ -50,7 +50,7 @@ from mtl_core import (
 )
 from mtl_core.building.tasks import build_tasks
 from mtl_core.data import is_labelled
-from mtl_core.sharing import SharingStudy
+from mtl_core.sharing import SharingStudy, SharingVerdict
 from mtl_core.slicing import slice_remap
 from mtl_core.training.priors import set_class_priors
 from mtl_core.training.validation import validate
@@ -186,27 +186,40 @@ class _Execution:
                 self._keep_log(folder)
         reporter.finish()
 
+        self._finish(run, job, config, model, datasets, loaders, verdict)
+
+    def _finish(
+        self,
+        run: Run,
+        job: Job,
+        config: RunTrainerConfig,
+        model: MultitaskClassifier,
+        datasets: Sequence[DictDataset],
+        loaders: Sequence[DictDataLoader],
+        verdict: SharingVerdict | None,
+    ) -> None:
+        """Score the trained model, and end the run with all that it made."""
         scores = model.evaluate(_scoring_loaders(datasets))
         weights = self.store.put_tensors(module_weights(model))
         with self.db.read() as session:
             obsolete = kept(session.get_one(Run, run.id)).names
+        metrics: dict[str, float] = {}
         if run.parent:
-            metrics = validate(
-                model,
-                [loader for loader in loaders if loader.dataset.split == config.valid_split],
-                config.valid_split,
-            )
-            _end(self.settings, self.db, lambda s: finish_trial(s, self.claim, weights, scores, metrics))
-            self._remove(obsolete)
-            return
-        version = _end(
-            self.settings,
-            self.db,
-            lambda s: service.finish_training(s, self.claim, job, weights, scores, verdict),
-        )
-        if version is not None:
-            log.info("run succeeded", version=version, scores=len(scores))
-            self._remove(obsolete)
+            valid = [loader for loader in loaders if loader.dataset.split == config.valid_split]
+            metrics = validate(model, valid, config.valid_split)
+
+        def finish(session: Session) -> str:
+            if run.parent:
+                finish_trial(session, self.claim, weights, scores, metrics)
+                return f"trial of {run.parent}"
+            version = service.finish_training(session, self.claim, job, weights, scores, verdict)
+            return f"version {version}"
+
+        made = _end(self.settings, self.db, finish)
+        if made is not None:
+            log.info("run succeeded", made=made, scores=len(scores))
+            for name in obsolete:
+                self.store.remove(name)
 
     def _score(self, job: Job, version: Version, loader: SplitLoader) -> None:
         model = _model_of(job, version.model)
@@ -231,10 +244,6 @@ class _Execution:
         if job.frozen:
             reporter.on_log(f"modules that stay as they are: {sorted(job.frozen)}")
         return new
-
-    def _remove(self, snapshots: Iterable[str]) -> None:
-        for name in snapshots:
-            self.store.remove(name)
 
     def _keep_log(self, folder: Path) -> None:
         packed = shutil.make_archive(str(folder / "log"), "zip", folder / LOGS)

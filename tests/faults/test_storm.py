@@ -78,7 +78,7 @@ def settle(storm: Storm, total: Summary) -> None:
 def test_processes_are_killed_at_random_moments(fleet: Fleet, total: Summary) -> None:
     storm = Storm(fleet, seed=1)
     kinds = {fleet.kill_child: 14, fleet.kill_worker: 2, fleet.kill_server: 1}
-    storm.rage(Size(26, 4).now, Size(104, 10).now, kinds, pause=(0.3, 1.2))
+    storm.rage(Size(26, 3).now, Size(104, 8).now, kinds, pause=(0.3, 1.2))
     settle(storm, total)
 
 
@@ -252,7 +252,7 @@ def test_the_clock_of_a_worker_jumps(database: str, tmp_path: Path, total: Summa
             return True
 
         fast = fleet.workers[-1]
-        storm.rage(Size(8, 3).now, Size(12, 5).now, {clock_jumps: 3, fleet.kill_child: 2}, pause=(0.4, 1.0))
+        storm.rage(Size(8, 2).now, Size(12, 4).now, {clock_jumps: 3, fleet.kill_child: 2}, pause=(0.4, 1.0))
         settle(storm, total)
         # It took part, and its clock did jump.
         assert any(fast.claims())

@@ -15,7 +15,7 @@ from tests.service.conftest import Service
 from tests.service.processes import ServerProcess, WorkerProcess, environment, run_command, until
 from tests.service.shapes import Shapes
 
-LONG: dict[str, Any] = {"n_epochs": 1500, "compile": "off", "log_manager_config": {"evaluation_freq": 500}}
+LONG: dict[str, Any] = {"n_epochs": 3500, "compile": "off", "log_manager_config": {"evaluation_freq": 500}}
 
 
 class Restored:
