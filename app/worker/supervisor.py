@@ -34,6 +34,7 @@ log = get_logger(__name__)
 
 _STOP_SECONDS = 5.0
 _OVERTIME_SECONDS = 2.0
+_RETRY_SECONDS = 1.0
 _NO_MEMORY = (
     "the machine ran out of memory and the system ended the training process: a smaller batch_size, or smaller layers,"
     " take less"
@@ -89,7 +90,7 @@ class Supervisor:
         self._children: list[_Child] = []
         # What runs take one of each: GPUs, or else places beside one another.
         self._free: list[int | None] = [*settings.worker_gpus] or [None] * settings.worker_slots
-        self._stopping = threading.Event()
+        self._is_stopping = False
         # Written to when it is to stop, so that no wait outlasts that.
         self._woken, self._wake = os.pipe()
         self._context = multiprocessing.get_context("forkserver")
@@ -97,7 +98,8 @@ class Supervisor:
 
     def stop(self) -> None:
         """Have :meth:`run` give its runs back and return; safe in a signal handler and from other threads."""
-        self._stopping.set()
+        # No lock is taken: a second signal may arrive while the handler of the first is holding it.
+        self._is_stopping = True
         os.write(self._wake, b"!")
 
     def run(self) -> None:
@@ -111,14 +113,14 @@ class Supervisor:
         wait([*caretaker.news, self._woken])
         if not caretaker.listen():
             raise RuntimeError("what trainings need cannot be loaded: the trace above says why")
-        if not self._stopping.is_set():
+        if not self._is_stopping:
             log.info("worker started", worker=self.name, slots=len(self._free))
-        while not self._stopping.is_set():
+        while not self._is_stopping:
             try:
                 self._step(caretaker)
             except DATABASE_AWAY as error:
                 log.warning("database unavailable", error=str(error))
-                self._stopping.wait(1.0)
+                wait([self._woken], timeout=_RETRY_SECONDS)
         self._drain()
         caretaker.stop()
         self._db.dispose()

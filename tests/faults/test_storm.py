@@ -74,7 +74,7 @@ def settle(storm: Storm, total: Summary) -> None:
     storm.summary.check()
 
 
-@on("sqlite", "postgresql")
+@on("sqlite")
 def test_processes_are_killed_at_random_moments(fleet: Fleet, total: Summary) -> None:
     storm = Storm(fleet, seed=1)
     kinds = {fleet.kill_child: 14, fleet.kill_worker: 2, fleet.kill_server: 1}
@@ -136,7 +136,7 @@ def newest_snapshots(fleet: Fleet, n: int) -> list[Path]:
 @on("sqlite")
 def test_snapshots_are_damaged(fleet: Fleet, total: Summary) -> None:
     storm = Storm(fleet, seed=4)
-    for how, damage in DAMAGE.items():
+    for how, damage in list(DAMAGE.items())[: Size(3, 1).now]:
         for n in (1, 2) if IS_FULL else (1,):
             run, pid = broken_off(storm)
             # Stopped, so that what is damaged is what it goes on from.
@@ -170,7 +170,7 @@ def test_a_worker_that_sleeps_through_its_lease_is_fenced_off(fleet: Fleet, tota
 
 @on("postgresql")
 def test_workers_that_race_train_each_of_many_runs_once(fleet: Fleet, total: Summary) -> None:
-    api, n = fleet.api, Size(500, 30).now
+    api, n = fleet.api, Size(500, 20).now
     shapes = Shapes(api).make("circle", n=8)
     body = {"datasets": [shapes.dataset("circle")], "trainer": {"n_epochs": 1, "seed": 1}, "init_from": None}
     runs = [api.post(f"/v1/models/{shapes.model}/runs", body, 202)["id"] for _ in range(n)]

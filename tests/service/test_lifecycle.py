@@ -216,7 +216,7 @@ def test_runs_do_what_the_model_says(service: Service) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=15 if os.environ.get("TASKLOOM_FAULTS") == "full" else 3,
+            max_examples=15 if os.environ.get("TASKLOOM_FAULTS") == "full" else 2,
             stateful_step_count=20,
             deadline=None,
             derandomize=True,
