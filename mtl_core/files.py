@@ -42,11 +42,16 @@ def move_durably(path: Path, target: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
     path.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have what was just made, moved or removed in a folder be so even if the machine fails now."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

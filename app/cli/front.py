@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -17,21 +17,27 @@ from app.problems import NotReady
 
 log = get_logger(__name__)
 
+_LOOK_SECONDS = 0.1
+
 
 class Front:
     """An ASGI application that becomes another one, which it loads in a thread once it is started itself.
 
     Until then ``GET /healthz`` says that the process is up, ``GET /readyz`` that it is not ready (503), and any other
-    request waits.
+    request waits; where the server is stopped meanwhile, it is answered that (503).
 
     Args:
         load: Imports and returns the application.
         give_up: Called when the application cannot be loaded or started, to have the server stop.
+        is_stopping: Says whether the server was told to stop.
     """
 
-    def __init__(self, load: Callable[[], FastAPI], give_up: Callable[[], None]) -> None:
+    def __init__(
+        self, load: Callable[[], FastAPI], give_up: Callable[[], None], is_stopping: Callable[[], bool]
+    ) -> None:
         self._load = load
         self._give_up = give_up
+        self._is_stopping = is_stopping
         self._app: FastAPI | None = None
         self._early = RequestMiddleware(self._answer_early)
         self._is_settled = asyncio.Event()
@@ -44,8 +50,14 @@ class Front:
             await self._live(receive, send)
             return
         if self._app is None and not _is_probe(scope):
-            await self._is_settled.wait()
+            await self._settle()
         await (self._app or self._early)(scope, receive, send)
+
+    async def _settle(self) -> None:
+        """Wait until the application is there, or is not to be."""
+        while not (self._is_settled.is_set() or self._is_stopping()):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._is_settled.wait(), _LOOK_SECONDS)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -77,6 +89,8 @@ class Front:
     async def _answer_early(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.has_failed:
             answer = problem_response(Request(scope), NotReady("the server cannot start: its log says why"))
+        elif self._is_stopping():
+            answer = problem_response(Request(scope), NotReady("the server is stopping"))
         elif scope["path"] == "/healthz":
             answer = JSONResponse({"status": "ok"})
         else:

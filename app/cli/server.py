@@ -68,12 +68,15 @@ def run_server(settings: Settings, *, with_worker: bool) -> None:
         import_for_good("app.main")
         from app.main import create_app  # noqa: PLC0415 - it imports torch, which takes seconds
 
-        return create_app(settings, is_stopping=lambda: server.should_exit)
+        return create_app(settings, is_stopping)
 
     def give_up() -> None:
         server.should_exit = True
 
-    front = Front(load, give_up)
+    def is_stopping() -> bool:
+        return server.should_exit
+
+    front = Front(load, give_up, is_stopping)
     server = uvicorn.Server(
         uvicorn.Config(front, log_config=None, access_log=False, timeout_graceful_shutdown=10)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 
@@ -13,7 +14,7 @@ from ulid import ULID
 
 from app.http.errors import problem_response
 from app.logs import get_logger
-from app.problems import Problem
+from app.problems import NotReady, Problem
 
 log = get_logger(__name__)
 
@@ -26,6 +27,7 @@ class RequestMiddleware:
     """Gives each request an id (the client's ``X-Request-ID``, or a new one), logs and measures it.
 
     An exception that nothing else answered becomes a 500 without a stack trace; the log has the trace, and the same id.
+    What a server that stops has not answered in time becomes a 503.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -52,6 +54,11 @@ class RequestMiddleware:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self.app(scope, receive, send_with_id)
+            except asyncio.CancelledError:
+                if status:
+                    raise
+                late = NotReady("the server is stopping, and could not wait for this any longer")
+                await problem_response(request, late)(scope, receive, send_with_id)
             except Exception as error:
                 log.exception("request failed", method=scope["method"], path=scope["path"])
                 if status:

@@ -210,13 +210,17 @@ def resume(session: Session, run: Run, limits: RunLimits | None = None) -> None:
         limits: What it may take from now on; default: as before.
 
     Raises:
-        Conflict: If it is not over, or succeeded, is a trial, which its search alone starts again, or has used up its
-            limits.
+        Conflict: If it is not over, or succeeded, is a trial, which its search alone starts again, has used up its
+            limits, or was made by a release whose data is gone.
     """
     if run.parent:
         raise Conflict(f"run '{run.id}' is a trial of the search '{run.parent}': resume that instead")
     if run.status not in ("failed", "cancelled"):
         raise Conflict(f"run '{run.id}' is {run.status}: only a failed or cancelled run can be resumed")
+    if not run.job["preprocessing"]:
+        raise Conflict(
+            f"run '{run.id}' was made by a release whose datasets are gone: register them again, and start a new run"
+        )
     if limits is not None:
         run.request = run.request | {"limits": limits.model_dump(mode="json")}
     if reached := Allowance.of(run).reached(step=kept(run).step):

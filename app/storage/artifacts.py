@@ -16,7 +16,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from mtl_core.files import read_tensors
+from mtl_core.files import move_durably, read_tensors, sync_folder
 
 _SCRATCH = ".scratch-"
 _LOCK = "lock"
@@ -75,8 +75,6 @@ class ArtifactStore:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
             self._place(Path(temporary), sha256)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
@@ -95,7 +93,6 @@ class ArtifactStore:
             if self._refresh(sha256):
                 path.unlink()
                 return StoredFile(sha256, size)
-            os.fsync(file.fileno())
         self._place(path, sha256)
         return StoredFile(sha256, size)
 
@@ -230,12 +227,13 @@ class ArtifactStore:
 
     def _place(self, written: Path, sha256: str) -> None:
         os.utime(written)
-        os.replace(written, self._folder(sha256) / sha256)
-        _sync_folder(self._folder(sha256))
+        move_durably(written, self._folder(sha256) / sha256)
 
     def _folder(self, sha256: str) -> Path:
         folder = self._path(sha256).parent
-        folder.mkdir(exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(exist_ok=True)
+            sync_folder(self.root)
         return folder
 
     def _files(self) -> Iterator[Path]:
@@ -254,11 +252,3 @@ def _is_abandoned(scratch: Path) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

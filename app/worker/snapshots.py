@@ -16,6 +16,8 @@ from mtl_core import Snapshots
 
 log = get_logger(__name__)
 
+_AWAY = "the database does not answer"
+
 
 class RunSnapshots:
     """Keeps snapshots of one training of a claimed run; once the claim is lost, it keeps none.
@@ -54,7 +56,7 @@ class RunSnapshots:
             LeaseLostError: If the run is another worker's by now.
         """
         if not self._reporter.flush():
-            raise OSError("the database does not answer")
+            raise OSError(_AWAY)
         path = self._folder / "snapshot"
         try:
             write(path)
@@ -66,7 +68,8 @@ class RunSnapshots:
                 replaced = keep(session, self._claim, self._training, artifact, self._reporter.step)
         except DATABASE_AWAY as error:
             # Nothing refers to it; whether or not that was written, the collector comes to the right conclusion.
-            raise OSError(f"the database does not answer: {error}") from error
+            log.warning("could not keep a snapshot", error=str(error))
+            raise OSError(_AWAY) from error
         for name in replaced:
             self._store.remove(name)
 

@@ -95,7 +95,7 @@ def execute(settings: Settings, claim: Claim, gpu: int | None = None) -> None:
         except (OSError, SQLAlchemyError) as error:
             # A full disk, or a database that is away: nothing that the run could do about.
             log.exception("run broke down")
-            reason = f"{type(error).__name__}: {error}"
+            reason = _breakdown(error)
             end(lambda s: lease.crash(s, claim, reason, settings.max_attempts))
         except Exception as error:
             reason = _failure(error)
@@ -327,6 +327,13 @@ def _failure(error: Exception) -> str:
         asked = text.splitlines()[0] if text else "it does not say for what"
         return f"out of memory: a smaller batch_size, or smaller layers, take less ({asked})"
     return f"{type(error).__name__}: {text}"
+
+
+def _breakdown(error: OSError | SQLAlchemyError) -> str:
+    """Return what broke down; which path or statement it was stays in the log, as clients read this."""
+    if isinstance(error, OSError):
+        return f"the worker's machine reports: {error.strerror or type(error).__name__}"
+    return f"the worker could not use the database ({type(error).__name__})"
 
 
 def _end(settings: Settings, db: Database, write: Callable[[Session], T]) -> T | None:

@@ -314,7 +314,7 @@ def _save(loop: Loop, snapshots: Snapshots) -> None:
         snapshots.save(loop.state_dict)
     except OSError as error:
         # Training itself needs none: the one before stays, and the next may find room.
-        loop.listener.on_log(f"no snapshot was saved: {error}")
+        loop.listener.on_log(f"no snapshot was saved: {error.strerror or error}")
 
 
 def _tell(listener: FitListener, *lines: Sequence[str]) -> None:

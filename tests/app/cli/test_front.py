@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 
 import httpx
@@ -12,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.cli.front import Front
+from app.http.middleware import RequestMiddleware
 
 
 class Loading:
@@ -33,7 +37,12 @@ class Loading:
             yield
             self.steps.append("closed")
 
+        async def slow() -> None:
+            await asyncio.sleep(30)
+
         app = FastAPI(lifespan=lifespan)
+        app.add_middleware(RequestMiddleware)
+        app.add_api_route("/v1/slow", slow)
         app.add_api_route("/healthz", lambda: {"status": "of the application"})
         app.add_api_route("/readyz", lambda: {"status": "ready"})
         app.add_api_route("/v1/tasks", lambda: self.steps)
@@ -43,10 +52,10 @@ class Loading:
 class Served:
     """A front behind a server in a thread."""
 
-    def __init__(self, load: Callable[[], FastAPI]) -> None:
-        self.front = Front(load, self.stop)
+    def __init__(self, load: Callable[[], FastAPI], grace: int) -> None:
+        self.front = Front(load, self.stop, lambda: self._server.should_exit)
         self._server = uvicorn.Server(
-            uvicorn.Config(self.front, log_config=None, timeout_graceful_shutdown=10)
+            uvicorn.Config(self.front, log_config=None, timeout_graceful_shutdown=grace)
         )
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -67,8 +76,8 @@ class Served:
 
 
 @contextmanager
-def served(loading: Loading) -> Iterator[Served]:
-    server = Served(loading.load)
+def served(loading: Loading, grace: int = 10) -> Iterator[Served]:
+    server = Served(loading.load, grace)
     try:
         yield server
     finally:
@@ -115,6 +124,44 @@ def test_a_server_that_is_stopped_while_it_loads_ends() -> None:
         loading.may_end.set()
         assert server.ended()
     assert not server.front.has_failed
+
+
+@contextmanager
+def asked(server: Served, path: str) -> Iterator[list[httpx.Response]]:
+    """Have a request wait for its answer meanwhile."""
+    answers: list[httpx.Response] = []
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(lambda: answers.append(server.get(path)))
+        time.sleep(0.3)
+        assert answers == []
+        yield answers
+        waiting.result(30)
+
+
+def assert_stopping(answer: httpx.Response) -> None:
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"]
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "the server is stopping" in answer.json()["detail"]
+
+
+def test_a_request_that_waits_when_the_server_is_stopped_is_asked_to_come_back() -> None:
+    loading = Loading()
+    with served(loading) as server:
+        assert server.get("/healthz").status_code == 200
+        with asked(server, "/v1/tasks") as answers:
+            server.stop()
+    assert_stopping(answers[0])
+
+
+def test_a_request_that_takes_longer_than_the_server_may_is_asked_to_come_back() -> None:
+    loading = Loading()
+    loading.may_end.set()
+    with served(loading, grace=1) as server:
+        assert server.get("/v1/tasks").status_code == 200
+        with asked(server, "/v1/slow") as answers:
+            server.stop()
+    assert_stopping(answers[0])
 
 
 def test_an_application_that_cannot_be_loaded_stops_the_server() -> None:

@@ -13,6 +13,7 @@ from app.db.session import Database
 from app.db.tables import Base, Run, Version
 from app.models import service as models
 from app.models.tasks import architecture_of, outline_of, report_of
+from app.problems import Conflict
 from app.runs import events, lease
 from app.runs import service as runs
 from app.runs.answers import run_out
@@ -181,6 +182,19 @@ def test_what_waited_or_was_trained_when_the_service_stopped_goes_on(
     assert (taken.status, stopped.status) == ("running", "cancelled")
     assert [(attempt.number, attempt.outcome) for attempt in taken.attempts] == [(2, None)]
     assert told == {"run_3": [1, 2], "run_5": [1, 2]}
+
+
+def test_what_failed_is_resumed_if_its_data_is_there(empty_db: Database, revision: str) -> None:
+    fill(empty_db, revision)
+    migrations.upgrade(empty_db.engine)
+    with empty_db.write() as session:
+        run = session.get_one(Run, "run_2")
+        if revision == "0001":
+            with pytest.raises(Conflict, match="register them again, and start a new run"):
+                runs.resume(session, run)
+        else:
+            runs.resume(session, run)
+            assert run_out(run).status == "queued"
 
 
 def test_a_search_goes_on_where_it_stood(empty_db: Database, store: ArtifactStore) -> None:
