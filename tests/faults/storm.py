@@ -323,7 +323,10 @@ class Storm:
             pause: Seconds from one to the next, at least and at most.
         """
         self.api.told_to_wait = 0
-        asking = [threading.Thread(target=self._guarded, args=(self._ask, number)) for number in range(5)]
+        asking = [
+            threading.Thread(target=self._guarded, args=(self._ask, number))
+            for number in range(5 if IS_FULL else 1)
+        ]
         followers: dict[str, threading.Thread] = {}
         told: dict[str, list[dict[str, Any]]] = {}
         numbers: dict[str, int] = {}
@@ -401,6 +404,7 @@ class Storm:
             if response.status_code == 503:
                 assert int(response.headers["retry-after"]) > 0
                 self.api.told_to_wait += 1
+                time.sleep(0.05)
                 continue
             assert response.status_code == 200, response.text
             self.summary.predictions += 1

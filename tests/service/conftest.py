@@ -19,6 +19,10 @@ SLOTS = 2
 """Trainings side by side in a worker."""
 
 
+on_sqlite_alone = pytest.mark.parametrize("service", ["sqlite"], indirect=True)
+"""For what takes long, and is nothing that the database has a part in."""
+
+
 class Service:
     """A server and a worker on one database and one artifact folder; starting them takes seconds, as each further
     worker does.

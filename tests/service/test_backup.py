@@ -13,7 +13,7 @@ from app.settings import Settings
 from app.upkeep.backup import BackupError, back_up, put_back
 from tests.conftest import Postgres
 from tests.service.client import Api
-from tests.service.conftest import Service
+from tests.service.conftest import Service, on_sqlite_alone
 from tests.service.processes import ServerProcess, WorkerProcess, environment, run_command, until
 from tests.service.shapes import Shapes
 
@@ -21,7 +21,7 @@ LONG: dict[str, Any] = {"n_epochs": 1500, "compile": "off", "log_manager_config"
 
 
 class Restored:
-    """An empty installation on the database system that the service is not on."""
+    """An empty installation on PostgreSQL."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
@@ -36,10 +36,8 @@ class Restored:
 
 
 @pytest.fixture
-def restored(service: Service, postgres: Postgres, tmp_path: Path) -> Iterator[Restored]:
-    is_sqlite = service.env["TASKLOOM_DATABASE_URL"].startswith("sqlite")
-    url = postgres.new_database() if is_sqlite else f"sqlite:///{tmp_path / 'data' / 'taskloom.db'}"
-    restored = Restored(tmp_path, url)
+def restored(postgres: Postgres, tmp_path: Path) -> Iterator[Restored]:
+    restored = Restored(tmp_path, postgres.new_database())
     yield restored
     for process in restored.processes:
         process.stop()
@@ -55,6 +53,7 @@ def settings_of(env: dict[str, str]) -> Settings:
     return Settings(data_dir=Path(env["TASKLOOM_DATA_DIR"]), database_url=env["TASKLOOM_DATABASE_URL"])
 
 
+@on_sqlite_alone
 def test_a_backup_taken_under_load_serves_and_trains_on_elsewhere(
     service: Service, shapes: Shapes, restored: Restored
 ) -> None:

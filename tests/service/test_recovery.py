@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.service.client import Api, unique
-from tests.service.conftest import Service
+from tests.service.conftest import Service, on_sqlite_alone
 from tests.service.processes import until
 from tests.service.shapes import ENDLESS, Shapes
 
@@ -126,6 +126,7 @@ def test_a_cancelled_run_stops_at_once_and_is_resumed_where_it_stood(
     assert api.result(run) == whole
 
 
+@on_sqlite_alone
 def test_a_run_without_a_seed_has_one_for_all_of_its_attempts(service: Service, noisy: Shapes) -> None:
     api = service.api
     run = start(noisy, trainer={"seed": None, "n_epochs": 600})
@@ -136,6 +137,7 @@ def test_a_run_without_a_seed_has_one_for_all_of_its_attempts(service: Service, 
     assert [point["epoch"] for point in series] == [100, 200, 300, 400, 500, 600]
 
 
+@on_sqlite_alone
 def test_a_verdict_is_taken_up_in_the_training_that_it_stood_in(service: Service, noisy: Shapes) -> None:
     api = service.api
     short = {"n_epochs": 400, "log_manager_config": {"evaluation_freq": 100}}
@@ -156,6 +158,7 @@ def test_a_verdict_is_taken_up_in_the_training_that_it_stood_in(service: Service
     assert ours == theirs
 
 
+@on_sqlite_alone
 def test_a_run_fails_at_its_limit_of_steps_and_goes_on_with_a_higher_one(
     service: Service, noisy: Shapes, whole: dict[str, Any]
 ) -> None:
@@ -174,6 +177,7 @@ def test_a_run_fails_at_its_limit_of_steps_and_goes_on_with_a_higher_one(
     assert api.result(run) == whole
 
 
+@on_sqlite_alone
 def test_a_run_fails_at_its_limit_of_time(service: Service, noisy: Shapes) -> None:
     run = start(noisy, trainer={"n_epochs": 100_000}, limits={"seconds": 1.5})
     failed = service.api.ended(run, "failed")
@@ -182,6 +186,7 @@ def test_a_run_fails_at_its_limit_of_time(service: Service, noisy: Shapes) -> No
     assert "1.5 seconds" in service.api.post(f"/v1/runs/{run}/resume", status=409)["detail"]
 
 
+@on_sqlite_alone
 def test_a_run_fails_at_its_limit_of_memory(service: Service, shapes: Shapes) -> None:
     api = shapes.make("circle").api
     body = {"datasets": [shapes.dataset("circle")], "trainer": ENDLESS, "limits": {"memory_mib": 64}}

@@ -6,7 +6,7 @@ import os
 import signal
 
 from tests.service.client import Api
-from tests.service.conftest import Service
+from tests.service.conftest import Service, on_sqlite_alone
 from tests.service.processes import WorkerProcess, until
 from tests.service.shapes import Shapes
 
@@ -71,6 +71,7 @@ def test_a_worker_that_is_stopped_hands_its_run_back(service: Service, shapes: S
     assert_scored_once(api, run)
 
 
+@on_sqlite_alone
 def test_a_worker_gives_each_run_a_gpu_to_itself(service: Service, shapes: Shapes) -> None:
     api = shapes.make("circle", n=8).api
     worker = WorkerProcess(

@@ -42,9 +42,13 @@ def settings(db: Database, tmp_path: Path) -> Settings:
     return settings
 
 
-@pytest.fixture
-def empty(empty_db: Database, tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "new", database_url=f"sqlite:///{tmp_path / 'new' / 'taskloom.db'}")
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """An installation without a row, on either database system."""
+    url = f"sqlite:///{tmp_path / 'new' / 'taskloom.db'}"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres").new_database()
+    return Settings(data_dir=tmp_path / "new", database_url=url)
 
 
 def test_everything_is_there_again_but_the_snapshots_that_were_replaced(
@@ -60,6 +64,10 @@ def test_everything_is_there_again_but_the_snapshots_that_were_replaced(
         assert run.snapshots is not None
         (kept,) = run.snapshots["artifacts"]["shared"]
         version = session.get_one(Version, ("m", 1))
+    with db.write() as session:
+        # The database numbers on.
+        score = {"task": "t", "dataset": "d", "split": "valid", "metric": "accuracy", "value": 0.5, "n": 8}
+        session.add(Score(model="m", version=1, run="run_1", **score))
     store = ArtifactStore(empty.artifacts_dir)
     assert store.path(kept).read_bytes() == b"snapshot"
     assert store.path(version.sha256).read_bytes() == b"weights"
