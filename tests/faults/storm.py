@@ -325,7 +325,7 @@ class Storm:
         self.api.told_to_wait = 0
         asking = [
             threading.Thread(target=self._guarded, args=(self._ask, number))
-            for number in range(5 if IS_FULL else 1)
+            for number in range(4 if IS_FULL else 1)
         ]
         followers: dict[str, threading.Thread] = {}
         told: dict[str, list[dict[str, Any]]] = {}

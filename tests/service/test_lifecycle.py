@@ -111,14 +111,16 @@ class Lifecycle(RuleBasedStateMachine):
             "POST", f"/v1/runs/{run}/resume", (202, 409), **({"json": body} if body else {})
         )
         used_up = expected.limited and not steps and (before["resumable_from"] or 0) >= STEPS
-        if before["status"] in ("failed", "cancelled") and not used_up:
-            assert answer.status_code == 202, answer.text
+        if answer.status_code == 202:
+            # It may have ended only just now.
+            assert before["status"] != "succeeded"
+            assert not used_up
             expected.limited = expected.limited and not steps
             is_endless = before["trainer"]["n_epochs"] == ENDLESS["n_epochs"]
             expected.by_itself = not is_endless
             expected.ends = set() if is_endless else {"failed" if expected.limited else "succeeded"}
-        elif before["status"] not in ("running", "cancelling", "queued"):
-            assert answer.status_code == 409, answer.text
+        else:
+            assert used_up or before["status"] not in ("failed", "cancelled"), answer.text
 
     @rule(run=runs)
     def kill_process(self, run: str) -> None:
@@ -216,7 +218,7 @@ def test_runs_do_what_the_model_says(service: Service) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=15 if os.environ.get("TASKLOOM_FAULTS") == "full" else 2,
+            max_examples=10 if os.environ.get("TASKLOOM_FAULTS") == "full" else 2,
             stateful_step_count=20,
             deadline=None,
             derandomize=True,
