@@ -29,10 +29,12 @@ FAST = {
 
 def until(condition: Callable[[], T], what: str, seconds: float = 150) -> T:
     """Return what ``condition`` answers as soon as that is true; fail where it never is."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, 0.02
     while not (answer := condition()):
         assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.02)
+        time.sleep(pause)
+        # Who asks all the time slows down what it waits for.
+        pause = min(1.2 * pause, 0.1)
     return answer
 
 
