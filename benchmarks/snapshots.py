@@ -82,9 +82,10 @@ def main() -> None:
         n_taken: list[int] = []
         seconds: list[float] = []
         for i in range(ROUNDS):
-            plain = train(*size, None) if i % 2 else 0.0
-            saving, snapshots = train_saving(*size)
-            plain = plain or train(*size, None)
+            if i % 2:
+                plain, (saving, snapshots) = train(*size, None), train_saving(*size)
+            else:
+                (saving, snapshots), plain = train_saving(*size), train(*size, None)
             ratios.append(saving / plain)
             shares.append(snapshots.seconds / saving)
             n_taken.append(snapshots.n)

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 
 import httpx
@@ -86,30 +86,42 @@ def served(loading: Loading, grace: int = 10) -> Iterator[Served]:
         assert server.ended()
 
 
+@contextmanager
+def asked(server: Served, path: str) -> Iterator[Future[httpx.Response]]:
+    """Have a request wait for its answer meanwhile, which is there afterwards."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(server.get, path)
+        time.sleep(0.3)
+        assert not waiting.done()
+        yield waiting
+        waiting.result(30)
+
+
+def assert_not_ready(answer: httpx.Response, why: str) -> None:
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"]
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert why in answer.json()["detail"]
+
+
 def test_it_is_up_but_not_ready_while_the_application_loads() -> None:
     loading = Loading()
     with served(loading) as server:
         up = server.get("/healthz")
         assert (up.status_code, up.json()) == (200, {"status": "ok"})
         not_ready = server.get("/readyz")
-        assert not_ready.status_code == 503
-        assert not_ready.headers["retry-after"]
-        assert not_ready.headers["content-type"] == "application/problem+json"
-        assert "loading" in not_ready.json()["detail"]
+        assert_not_ready(not_ready, "loading")
         assert not_ready.json()["request_id"] == not_ready.headers["x-request-id"]
 
 
 def test_a_request_waits_until_the_application_is_open() -> None:
     loading = Loading()
     with served(loading) as server:
-        answers: list[httpx.Response] = []
-        waiting = threading.Thread(target=lambda: answers.append(server.get("/v1/tasks")))
-        waiting.start()
-        assert server.get("/healthz").status_code == 200
-        assert answers == []
-        loading.may_end.set()
-        waiting.join(30)
-        assert answers[0].json() == ["opened"]
+        with asked(server, "/v1/tasks") as waiting:
+            assert server.get("/healthz").status_code == 200
+            assert not waiting.done()
+            loading.may_end.set()
+        assert waiting.result().json() == ["opened"]
         assert server.get("/readyz").json() == {"status": "ready"}
         assert server.get("/healthz").json() == {"status": "of the application"}
         assert loading.steps == ["opened"]
@@ -126,32 +138,13 @@ def test_a_server_that_is_stopped_while_it_loads_ends() -> None:
     assert not server.front.has_failed
 
 
-@contextmanager
-def asked(server: Served, path: str) -> Iterator[list[httpx.Response]]:
-    """Have a request wait for its answer meanwhile."""
-    answers: list[httpx.Response] = []
-    with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(lambda: answers.append(server.get(path)))
-        time.sleep(0.3)
-        assert answers == []
-        yield answers
-        waiting.result(30)
-
-
-def assert_stopping(answer: httpx.Response) -> None:
-    assert answer.status_code == 503
-    assert answer.headers["retry-after"]
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert "the server is stopping" in answer.json()["detail"]
-
-
 def test_a_request_that_waits_when_the_server_is_stopped_is_asked_to_come_back() -> None:
     loading = Loading()
     with served(loading) as server:
         assert server.get("/healthz").status_code == 200
-        with asked(server, "/v1/tasks") as answers:
+        with asked(server, "/v1/tasks") as waiting:
             server.stop()
-    assert_stopping(answers[0])
+    assert_not_ready(waiting.result(), "the server is stopping")
 
 
 def test_a_request_that_takes_longer_than_the_server_may_is_asked_to_come_back() -> None:
@@ -159,9 +152,9 @@ def test_a_request_that_takes_longer_than_the_server_may_is_asked_to_come_back()
     loading.may_end.set()
     with served(loading, grace=1) as server:
         assert server.get("/v1/tasks").status_code == 200
-        with asked(server, "/v1/slow") as answers:
+        with asked(server, "/v1/slow") as waiting:
             server.stop()
-    assert_stopping(answers[0])
+    assert_not_ready(waiting.result(), "the server is stopping")
 
 
 def test_an_application_that_cannot_be_loaded_stops_the_server() -> None:
