@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
+import torch
 from anyio import CapacityLimiter
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import RedirectResponse
@@ -17,12 +20,14 @@ from fastapi_offline import FastAPIOffline
 from app import catalogue, health
 from app.datasets import routes as datasets
 from app.db.session import Database
+from app.http.direct import DirectFirst
 from app.http.errors import install_handlers
-from app.http.middleware import RequestMiddleware
+from app.http.middleware import RequestMiddleware, Told
 from app.http.resources import Resources
 from app.models import routes as models
 from app.predictions import routes as predictions
-from app.predictions.loaded import LoadedVersions
+from app.predictions.current import CurrentVersions
+from app.predictions.loaded import Loader
 from app.problems import ProblemOut
 from app.runs import routes as runs
 from app.scores import routes as scores
@@ -40,13 +45,15 @@ and **datasets**, make a **model** of tasks, start a **run**; then read **scores
 """
 
 
-def create_app(settings: Settings, is_stopping: Callable[[], bool] = lambda: False) -> FastAPI:
+def create_app(settings: Settings, is_stopping: Callable[[], bool] = lambda: False) -> DirectFirst:
     """Return the server's ASGI application; its database must be at the newest revision.
 
     Args:
         settings: Its settings.
         is_stopping: Whether the server was told to stop, so that what would go on for long should end.
     """
+
+    told = Told()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -55,11 +62,16 @@ def create_app(settings: Settings, is_stopping: Callable[[], bool] = lambda: Fal
         encoders = SentenceEncoders(settings.sentence_encoders)
         app.state.resources = Resources(settings, db, store, encoders, is_stopping)
         app.state.reading_slots = CapacityLimiter(settings.reading_slots)
-        app.state.loaded_versions = LoadedVersions(store, settings, encoders)
+        loader = Loader(store, settings.limits, encoders)
+        torch.set_num_threads(settings.resolved_serving_threads)
+        app.state.current_versions = CurrentVersions(db, loader, settings, lambda: told.times)
+        keeping = asyncio.create_task(app.state.current_versions.keep())
         # torch loads what the first check of a task needs, some two seconds' worth, while nobody waits for it.
-        warming = threading.Thread(target=warm_up, daemon=True, name="warm-up")
+        warming = threading.Thread(target=_warm_up, daemon=True, name="warm-up")
         warming.start()
         yield
+        keeping.cancel()
+        app.state.current_versions.close()
         # A thread that is still within torch when the interpreter ends aborts the process.
         warming.join()
         db.dispose()
@@ -74,12 +86,13 @@ def create_app(settings: Settings, is_stopping: Callable[[], bool] = lambda: Fal
         generate_unique_id_function=_operation_id,
         swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
     )
-    app.add_middleware(RequestMiddleware)
+    app.add_middleware(RequestMiddleware, told=told)
     install_handlers(app)
     v1 = APIRouter(prefix="/v1")
-    for feature in (tasks, uploads, datasets, models, runs, searches, scores, predictions, catalogue):
+    for feature in (tasks, uploads, datasets, models, runs, searches, scores, catalogue):
         v1.include_router(feature.router)
     app.include_router(v1)
+    app.include_router(predictions.router)
     app.include_router(health.router)
 
     @app.get("/", include_in_schema=False)
@@ -87,7 +100,14 @@ def create_app(settings: Settings, is_stopping: Callable[[], bool] = lambda: Fal
         return RedirectResponse("/docs")
 
     _describe_problems(app)
-    return app
+    return DirectFirst(predictions.router.routes, app)
+
+
+def _warm_up() -> None:
+    warm_up()
+    # Of what has come by now, all stays: looking through it again and again would hold requests up for 50 ms each time.
+    gc.collect()
+    gc.freeze()
 
 
 def _operation_id(route: APIRoute) -> str:

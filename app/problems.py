@@ -6,12 +6,12 @@ fault with a JSON Pointer (RFC 6901) for each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mtl_core.errors import Fault
+from mtl_core.errors import Fault, pointer_to, suggestion
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -83,6 +83,12 @@ class NotFound(Problem):
     status, title = 404, "Not found"
 
 
+class NotAcceptable(Problem):
+    """The answer has no form that the client accepts."""
+
+    status, title = 406, "Not acceptable"
+
+
 class Conflict(Problem):
     """The resource's state forbids it."""
 
@@ -127,6 +133,21 @@ class QueueFull(Problem):
         super().__init__(detail, headers={"Retry-After": "10"})
 
 
+class Overloaded(Problem):
+    """More is asked for at once than the service can do."""
+
+    status, title = 503, "Overloaded"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Retry-After": "1"})
+
+
+class DeadlineExceeded(Problem):
+    """The time that the client gave has passed."""
+
+    status, title = 504, "Deadline exceeded"
+
+
 class NotReady(Problem):
     """The service cannot answer now, but will."""
 
@@ -144,8 +165,16 @@ def missing(kind: str, name: object) -> NotFound:
 _DESCRIPTIONS = {
     problem.status: problem.title
     for problem in (
-        *(MalformedBody, NotFound, Conflict, PreconditionFailed, TooLarge, UnsupportedMediaType),
-        *(Invalid, QueueFull, NotReady, Problem),
+        *(
+            MalformedBody,
+            NotFound,
+            NotAcceptable,
+            Conflict,
+            PreconditionFailed,
+            TooLarge,
+            UnsupportedMediaType,
+        ),
+        *(Invalid, QueueFull, NotReady, DeadlineExceeded, Problem),
     )
 }
 
@@ -162,3 +191,60 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         }
         for status in (*statuses, 500, 503)
     }
+
+
+_REQUIRED = "is required"
+_MESSAGES = {"missing": _REQUIRED, "extra_forbidden": "is not known here"}
+
+
+def problem_of_entries(entries: Iterable[Any], body: Any) -> Problem:
+    """Return the problem that pydantic's entries of what is wrong with a request stand for.
+
+    Args:
+        entries: Their locations start with the part of the request: ``"body"``, ``"query"`` and so on.
+        body: What was read from JSON.
+    """
+    faults: dict[tuple[str, str], list[str]] = {}
+    for entry in cast("Iterable[Mapping[str, Any]]", entries):
+        where, *location = entry["loc"]
+        if entry["type"] == "json_invalid":
+            return MalformedBody(f"the body is not JSON: {entry['ctx']['error']}")
+        message = _MESSAGES.get(entry["type"]) or str(entry["msg"]).removeprefix("Value error, ")
+        told_apart_by = str(entry.get("ctx", {}).get("discriminator", ""))
+        if told_apart_by.startswith("'"):
+            location.append(told_apart_by.strip("'"))
+            message = _tag_fault(entry["ctx"])
+        if where == "body":
+            place = ("pointer", _pointer(location, body, is_missing=message == _REQUIRED))
+        else:
+            place = ("parameter", ".".join(map(str, location)))
+        faults.setdefault(place, []).append(message)
+    errors = [
+        {kind: name, "detail": "; or ".join(dict.fromkeys(messages))}
+        for (kind, name), messages in faults.items()
+    ]
+    _, first = next(iter(faults))
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return Invalid(f"{first or 'the body'}: {errors[0]['detail']}{more}", errors)
+
+
+def _tag_fault(told: Mapping[str, Any]) -> str:
+    """Say what is wrong with the member, such as ``type``, that tells the members of a union apart."""
+    if "tag" not in told:
+        return _REQUIRED
+    tag, known = str(told["tag"])[:64], [name.strip(" '") for name in told["expected_tags"].split(",")]
+    return f"{tag!r} is not known here; {suggestion(tag, known)}"
+
+
+def _pointer(location: Sequence[str | int], body: Any, *, is_missing: bool) -> str:
+    """Keep of pydantic's location what is a place in the body: it also names members of unions and the like."""
+    parts: list[str | int] = []
+    for part in location:
+        if isinstance(body, dict) and part in body:
+            body = cast("dict[Any, Any]", body)[part]
+        elif isinstance(body, list) and isinstance(part, int) and part < len(cast("list[Any]", body)):
+            body = cast("list[Any]", body)[part]
+        else:
+            continue
+        parts.append(part)
+    return pointer_to(*parts, *location[-1:]) if is_missing else pointer_to(*parts)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.cores import usable_cores
 from mtl_core.building.budget import Limits
 
 _MIB = 2**20
@@ -59,6 +60,13 @@ class Settings(BaseSettings):
     """Numbers that one forward pass of a prediction may take; more rows are computed in turns."""
     model_cache_mib: Annotated[int, Field(ge=1)] = 1024
     """Weights that a server keeps loaded for predictions, in MiB; the least recently used go first."""
+
+    serving_threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """CPU threads that one server computes predictions with; 0: half of the cores that it may use, at least 1. Where
+    several servers, or a server and workers, share a machine, their threads together should be no more than its
+    cores."""
+    refresh_seconds: Annotated[float, Field(gt=0, le=60)] = 0.25
+    """How often a server looks whether the aliases and newest versions that it predicts by have moved."""
 
     dataset_memory_mib: Annotated[int, Field(ge=1)] = 512
     """Encoded examples that one run may hold in memory, in MiB; a run with more trains from mapped files."""
@@ -118,6 +126,11 @@ class Settings(BaseSettings):
     def dataset_memory_bytes(self) -> int:
         """Encoded examples that one run may hold in memory."""
         return self.dataset_memory_mib * _MIB
+
+    @property
+    def resolved_serving_threads(self) -> int:
+        """CPU threads that one server computes predictions with, the default filled in."""
+        return self.serving_threads or max(1, usable_cores() // 2)
 
     @property
     def max_upload_bytes(self) -> int:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mtl_core.model.classifier import MultitaskClassifier
     from mtl_core.model.devices import ClassifierConfig
     from mtl_core.model.output_dict import AmbiguousOutputError, OutputDict
+    from mtl_core.model.paths import TaskPaths
     from mtl_core.model.weights import load_module_weights, module_weights
     from mtl_core.scoring.dataframes import metrics_dict_to_dataframe
     from mtl_core.scoring.error_analysis import get_label_buckets, get_label_instances
@@ -88,6 +89,7 @@ __all__ = [
     "Snapshots",
     "SpecError",
     "Task",
+    "TaskPaths",
     "TaskloomError",
     "TensorBoardWriter",
     "Trainer",
@@ -134,6 +136,7 @@ _HOMES = {
         "MappedDataset",
     ),
     "mtl_core.model.classifier": ("MultitaskClassifier",),
+    "mtl_core.model.paths": ("TaskPaths",),
     "mtl_core.model.devices": ("ClassifierConfig",),
     "mtl_core.model.output_dict": (
         "AmbiguousOutputError",

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from app.http.direct import DirectFirst
 from app.http.errors import problem_response
-from app.http.middleware import RequestMiddleware
+from app.http.middleware import RequestMiddleware, Told
 from app.logs import get_logger
 from app.problems import NotReady
 
@@ -33,13 +34,13 @@ class Front:
     """
 
     def __init__(
-        self, load: Callable[[], FastAPI], give_up: Callable[[], None], is_stopping: Callable[[], bool]
+        self, load: Callable[[], DirectFirst], give_up: Callable[[], None], is_stopping: Callable[[], bool]
     ) -> None:
         self._load = load
         self._give_up = give_up
         self._is_stopping = is_stopping
-        self._app: FastAPI | None = None
-        self._early = RequestMiddleware(self._answer_early)
+        self._app: DirectFirst | None = None
+        self._early = RequestMiddleware(self._answer_early, Told())
         self._is_settled = asyncio.Event()
         self._is_over = asyncio.Event()
         self.has_failed = False
@@ -74,7 +75,7 @@ class Front:
         async with AsyncExitStack() as started:
             try:
                 app = await asyncio.to_thread(self._load)
-                await started.enter_async_context(app.router.lifespan_context(app))
+                await started.enter_async_context(app.api.router.lifespan_context(app.api))
             except Exception:
                 log.exception("the server cannot start")
                 self.has_failed = True

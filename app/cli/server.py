@@ -10,9 +10,9 @@ import threading
 
 import typer
 import uvicorn
-from fastapi import FastAPI
 
 from app.cli.front import Front
+from app.http.direct import DirectFirst
 from app.imports import import_for_good
 from app.logs import get_logger
 from app.settings import Settings
@@ -64,7 +64,7 @@ def run_server(settings: Settings, *, with_worker: bool) -> None:
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    def load() -> FastAPI:
+    def load() -> DirectFirst:
         import_for_good("app.main")
         from app.main import create_app  # noqa: PLC0415 - it imports torch, which takes seconds
 
@@ -81,6 +81,8 @@ def run_server(settings: Settings, *, with_worker: bool) -> None:
         uvicorn.Config(front, log_config=None, access_log=False, timeout_graceful_shutdown=10)
     )
     # uvicorn raises the signal that stopped it once more when it is done; it must not end us before the worker.
+    # A thread that computes would keep the requests' own from going on for 5 ms, as long as many predictions take.
+    sys.setswitchinterval(0.0005)
     signal.signal(signal.SIGTERM, lambda _number, _frame: None)
     worker = EmbeddedWorker() if with_worker else None
     log.info("serving", url=url, docs=f"{url}/docs", data=str(settings.data_dir))

@@ -62,6 +62,49 @@ class Database:
         self.engine.dispose()
 
 
+class Pulse:
+    """Tells cheaply whether anything may have been written to a database since it was last asked.
+
+    It belongs to one thread at a time.
+
+    Args:
+        db: The database.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._engine = db.engine
+        self._connection: Connection | None = None
+        self._statement = (
+            "PRAGMA data_version"
+            if db.engine.dialect.name == "sqlite"
+            # Changes with every transaction that begins to write, and again with its end.
+            else "SELECT pg_current_snapshot()::text"
+        )
+
+    def read(self) -> str:
+        """Return what differs after each commit of another connection from what it was before.
+
+        Raises:
+            OperationalError: If the database does not answer.
+        """
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        try:
+            found = str(self._connection.exec_driver_sql(self._statement).scalar_one())
+            self._connection.rollback()
+        except DATABASE_AWAY:
+            self._connection.invalidate()
+            self.close()
+            raise
+        return found
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
 def database_now(session: Session) -> datetime:
     """Return the database's own time in UTC: the one clock that all processes share."""
     if session.get_bind().dialect.name == "sqlite":

@@ -164,6 +164,7 @@ class Model(Base):
     architecture: Mapped[
         Json | None
     ]  # the short form that its own tasks were made from, as the client gave it
+    serving: Mapped[Json | None]  # how its predictions are computed; null: as by default
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     tasks: Mapped[list[ModelTask]] = relationship(
         order_by="ModelTask.position", cascade="all, delete-orphan", passive_deletes=True

@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from app.db.session import Database
 from app.db.tables import IdempotentAnswer
@@ -53,8 +54,8 @@ class Endpoint(APIRoute):
         answer = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            _check_media_type(request)
-            read = _ReadRequest(request, await _read_body(request))
+            check_media_type(request)
+            read = _ReadRequest(request, await read_body(request))
             if request.method in ("GET", "HEAD"):
                 return _tagged(request, await _within(read, answer, writes=False))
             if request.method == "POST" and "idempotency-key" in request.headers:
@@ -72,7 +73,7 @@ class FileEndpoint(APIRoute):
         answer = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            media_type = _media_type(request)
+            media_type = media_type_of(request)
             if media_type.startswith("multipart/"):
                 raise UnsupportedMediaType(
                     f"send the file's bytes themselves as the body, not as {media_type}"
@@ -101,32 +102,51 @@ def tag_matches(tag: str, header: str) -> bool:
     return tag in wanted or "*" in wanted
 
 
-def _check_media_type(request: Request) -> None:
+def check_media_type(request: Request) -> None:
+    """Refuse a body that does not say that it is JSON.
+
+    Raises:
+        UnsupportedMediaType: If there is one.
+    """
     has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
-    media_type = _media_type(request)
-    is_json = media_type == "application/json" or media_type.endswith("+json")
-    if has_body and not is_json:
+    media_type = media_type_of(request)
+    if has_body and not is_json(media_type):
         raise UnsupportedMediaType(
             f"send the body as JSON with 'Content-Type: application/json', not {media_type or 'without a type'!r}"
         )
 
 
-def _media_type(request: Request) -> str:
+def is_json(media_type: str) -> bool:
+    """Say whether a body of a media type is JSON."""
+    return media_type == "application/json" or media_type.endswith("+json")
+
+
+def media_type_of(request: Request) -> str:
+    """Return the media type that a request says its body has, without parameters; empty where it says none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def _read_body(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
+    """Return a request's body.
+
+    Raises:
+        TooLarge: If it has more bytes than are allowed; before any is read where it says so itself.
+    """
     limit = resources_of(request).settings.max_body_bytes
     declared = request.headers.get("content-length", "0")
-    content = bytearray()
     # A body that says it is too large is refused before any of it is read.
     if not declared.isdecimal() or int(declared) <= limit:
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > limit:
-                break
-        else:
-            return bytes(content)
+        pieces: list[bytes] = []
+        size = 0
+        while size <= limit:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            piece = message.get("body", b"")
+            pieces.append(piece)
+            size += len(piece)
+            if size <= limit and not message.get("more_body", False):
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
     raise TooLarge(f"a body has at most {limit:,} bytes")
 
 

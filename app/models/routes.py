@@ -19,6 +19,7 @@ from app.models.graph import graph_of
 from app.models.schemas import (
     TASK_TO_PUT,
     AliasIn,
+    ModelChange,
     ModelIn,
     ModelOut,
     ModelSummary,
@@ -29,6 +30,7 @@ from app.models.schemas import (
     VersionOut,
     VersionSummary,
 )
+from app.models.serving import Serving
 from app.models.tasks import architecture_of, outline_of, report_of, spec_of
 from app.problems import problem_responses
 from app.scores.service import scores_by_key
@@ -65,6 +67,19 @@ def list_models(session: SessionDep, paging: PagingDep) -> Page[ModelSummary]:
 def get_model(model: ModelPath, session: SessionDep) -> ModelOut:
     """Return a model's tasks, the modules they share, the graph of their operations, and its versions."""
     return _out(session, service.get(session, model))
+
+
+@router.patch(
+    "/{model}",
+    summary="Change how a model is served",
+    responses=problem_responses(400, 404, 412, 413, 415, 422),
+)
+def change_model(model: ModelPath, body: ModelChange, session: SessionDep, if_match: IfMatchDep) -> ModelOut:
+    """Say how a model's predictions are computed: what is computed together, what may wait, what stays loaded."""
+    row = service.get(session, model)
+    if_match.check(lambda: _out(session, row))
+    row.serving = body.serving.model_dump()
+    return _out(session, row)
 
 
 @router.delete(
@@ -228,6 +243,7 @@ def _out(session: Session, model: Model) -> ModelOut:
         parameters=sum(parameters.values()),
         graph=graph_of(specs),
         aliases={alias.name: alias.version for alias in model.aliases},
+        serving=Serving.model_validate(model.serving or {}),
     )
 
 

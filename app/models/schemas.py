@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag
 
+from app.models.serving import Serving
 from app.wire import In, Out, shown_as
 from mtl_core.architectures import Architecture, TaskOutline
 from mtl_core.specs import Name, TaskSpec
@@ -64,6 +65,7 @@ _MODEL = _SUMMARY | {
         "outputs": {"circle_task": 1},
     },
     "aliases": {"champion": 1},
+    "serving": {"max_batch_rows": 256, "max_delay_ms": 0, "max_queue": 1024, "pinned": False},
 }
 
 
@@ -245,7 +247,16 @@ class ModelOut(Out, json_schema_extra=shown_as(_MODEL)):
     default_version: int | None
     """The version that predictions use unless they name another: the newest, or where the alias `default` was put."""
     aliases: dict[str, int]
+    serving: Serving
+    """How its predictions are computed."""
     created_at: datetime
+
+
+class ModelChange(In, json_schema_extra=shown_as({"serving": {"max_batch_rows": 64, "max_delay_ms": 2}})):
+    """What of a model is to be changed."""
+
+    serving: Serving
+    """How its predictions are to be computed from now on; what is not given is as by default."""
 
 
 class ModelSummary(Out, json_schema_extra=shown_as(_SUMMARY)):

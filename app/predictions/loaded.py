@@ -1,23 +1,72 @@
-"""Versions in memory, ready to predict: loaded on first use, the least recently used dropped for want of room."""
+"""Versions in memory, ready to predict: loaded when they are first asked for, and kept as memory allows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from threading import Lock
+import time
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+import torch
 from cachetools import LRUCache
-from sqlalchemy.orm import Session
+from numpy.typing import NDArray
 
+from app.datasets.tensors import TORCH_DTYPES
 from app.db.tables import Version
-from app.models import service as models
+from app.predictions.question import Question
+from app.problems import Invalid, missing
 from app.runs.preprocessing import Preprocessing, load_preprocessing
-from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.encoders import SentenceEncoders
-from mtl_core import MultitaskClassifier, load_module_weights
+from mtl_core import MultitaskClassifier, TaskPaths, load_module_weights
 from mtl_core.building.fields import FieldShape
-from mtl_core.building.tasks import build_tasks, check_task
+from mtl_core.building.tasks import Limits, build_tasks, check_task
+from mtl_core.errors import TaskloomError
+from mtl_core.model.inference import KINDS
 from mtl_core.specs import TaskSpec
+
+VersionKey = tuple[str, int, str]
+"""Model, number and checksums: a model that was removed and made again is not taken for the old one."""
+
+_WARM_ROWS = (1, 64)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a question wants of one task.
+
+    Attributes:
+        task: Its name.
+        arrays: Each kind that is answered, and under which name; of the kind ``preds``, ``classes`` are the names.
+        has_classes: Whether the task has classes.
+        names: The names of its classes, to be picked by number; None where they have none.
+        class_names: The same, as they travel.
+    """
+
+    task: str
+    arrays: tuple[tuple[str, str], ...]
+    has_classes: bool
+    names: NDArray[Any] | None
+    class_names: list[bool | int | str] | None
+
+
+@dataclass(frozen=True)
+class Route:
+    """The compiled path of one question through a version.
+
+    Attributes:
+        question: What is asked.
+        tasks: The tasks' names, each once.
+        fields: The fields that they read.
+        paths: Their paths.
+        recipes: What is wanted of each task.
+    """
+
+    question: Question
+    tasks: tuple[str, ...]
+    fields: tuple[str, ...]
+    paths: TaskPaths
+    recipes: tuple[Recipe, ...]
 
 
 @dataclass(frozen=True)
@@ -45,51 +94,123 @@ class LoadedVersion:
     encoders: SentenceEncoders
     activations: int
     bytes: int
+    _routes: LRUCache[tuple[tuple[str, ...] | None, tuple[str, ...]], Route] = field(
+        default_factory=lambda: LRUCache[tuple[tuple[str, ...] | None, tuple[str, ...]], Route](256)
+    )
+
+    def route(self, question: Question) -> Route:
+        """Return the path of a question.
+
+        Raises:
+            NotFound: If the version lacks a task.
+            Invalid: If no task has an operation that is wanted.
+        """
+        key = (question.tasks, question.returns)
+        route = self._routes.get(key)
+        if route is None:
+            route = self._routes[key] = self._route(question)
+        return route
+
+    def _route(self, question: Question) -> Route:
+        tasks = tuple(self.tasks if question.tasks is None else dict.fromkeys(question.tasks))
+        for name in tasks:
+            if name not in self.tasks:
+                raise missing(f"task of version {self.number} of model '{self.model}' named", name)
+        try:
+            paths = TaskPaths(self.classifier, tasks, question.kinds, question.operations)
+        except TaskloomError as error:
+            raise Invalid.at("/return", str(error)) from None
+        fields = tuple(dict.fromkeys(f for name in tasks for f in self.classifier.tasks[name].fields))
+        return Route(question, tasks, fields, paths, tuple(self._recipe(question, name) for name in tasks))
+
+    def _recipe(self, question: Question, task: str) -> Recipe:
+        has_classes = self.classifier.tasks[task].output_func.has_classes
+        names = self.preprocessing.class_names.get(task) if has_classes else None
+        return Recipe(
+            task=task,
+            arrays=tuple(
+                ("preds", "classes")
+                if wanted == "classes"
+                else (wanted, "outputs" if wanted == "probs" and not has_classes else wanted)
+                for wanted in question.returns
+                if wanted in KINDS or (wanted == "classes" and names is not None)
+            ),
+            has_classes=has_classes,
+            names=None if names is None else np.array(names, dtype=object),
+            class_names=names,
+        )
+
+    def warm_up(self) -> WarmUp:
+        """Answer a few rows of made-up values, so that the first caller does not wait for what torch does once."""
+        route = self.route(Question())
+        seconds: list[float] = []
+        try:
+            for rows in _WARM_ROWS:
+                route.paths(self._made_up(route, rows))
+                started = time.perf_counter()
+                route.paths(self._made_up(route, rows))
+                seconds.append(time.perf_counter() - started)
+            keeps_rows_apart = route.paths.keeps_rows_apart(self._made_up(route, 3))
+        except TaskloomError:
+            # A field of unknown shape, or indices of unknown range: the first caller warms the path up.
+            return WarmUp(keeps_rows_apart=False, seconds=0.0, seconds_per_row=0.0)
+        per_row = max(0.0, (seconds[1] - seconds[0]) / (_WARM_ROWS[1] - _WARM_ROWS[0]))
+        return WarmUp(keeps_rows_apart, seconds[0], per_row)
+
+    def _made_up(self, route: Route, rows: int) -> dict[str, torch.Tensor]:
+        """Return rows that differ, within the ranges that the fields are known to have."""
+        generator = torch.Generator().manual_seed(0)
+        made: dict[str, torch.Tensor] = {}
+        for name in route.fields:
+            known = self.fields[name]
+            shape = (rows, *(known.shape or []))
+            made[name] = (
+                torch.randn(shape, generator=generator)
+                if known.dtype == "float32"
+                else torch.randint(known.vocabulary or 1, shape, generator=generator)
+            ).to(TORCH_DTYPES[known.dtype])
+        return made
 
 
-class LoadedVersions:
-    """The versions that this process keeps in memory.
+@dataclass(frozen=True)
+class WarmUp:
+    """What a version's first forward passes told.
+
+    Attributes:
+        keeps_rows_apart: Whether rows of several requests may be computed together.
+        seconds: What one row took.
+        seconds_per_row: What each further row took.
+    """
+
+    keeps_rows_apart: bool
+    seconds: float
+    seconds_per_row: float
+
+
+class Loader:
+    """Loads versions from the artifact store.
 
     Args:
         store: Where weights are.
-        settings: Sets the limits.
+        limits: What a spec may ask for.
         encoders: Sentence encoders for columns of text.
     """
 
-    def __init__(self, store: ArtifactStore, settings: Settings, encoders: SentenceEncoders) -> None:
+    def __init__(self, store: ArtifactStore, limits: Limits, encoders: SentenceEncoders) -> None:
         self._store = store
+        self._limits = limits
         self._encoders = encoders
-        self._limits = settings.limits
-        self._max_bytes = settings.model_cache_bytes
-        self._cache: LRUCache[tuple[str, int, str], LoadedVersion] = LRUCache(
-            self._max_bytes, getsizeof=lambda loaded: loaded.bytes
-        )
-        self._lock = Lock()
 
-    def get(self, session: Session, model: str, wanted: str | int) -> LoadedVersion:
-        """Return a version, loading it if need be.
+    def load(self, version: Version) -> LoadedVersion:
+        """Return a version's network with its weights.
 
         Raises:
-            NotFound: If there is no such model or version.
             DamagedArtifactError: If its weights are not what they should be.
         """
-        version = models.find_version(session, models.get(session, model), wanted)
-        # With the checksum, a model that was removed and made again is not taken for the old one.
-        key = (version.model, version.number, f"{version.sha256} {version.preprocessing}")
-        with self._lock:
-            loaded = self._cache.get(key)
-            if loaded is None:
-                loaded = self._load(version)
-                # A version larger than the whole cache serves this request and is dropped.
-                if loaded.bytes <= self._max_bytes:
-                    self._cache[key] = loaded
-        return loaded
-
-    def _load(self, version: Version) -> LoadedVersion:
         specs = [TaskSpec.model_validate(spec) for spec in version.tasks]
         fields = {
-            name: FieldShape(field["shape"], field["dtype"], vocabulary=field.get("vocabulary"))
-            for name, field in version.fields.items()
+            name: FieldShape(known["shape"], known["dtype"], vocabulary=known.get("vocabulary"))
+            for name, known in version.fields.items()
         }
         preprocessing = load_preprocessing(self._store, version.preprocessing)
         self._encoders.check(preprocessing.fields)

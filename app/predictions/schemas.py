@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from app.wire import In, Out, shown_as
 from mtl_core.specs import NAME_PATTERN, Name
 
-ReturnKind = Literal["preds", "probs", "logits", "classes"]
+Return = Annotated[
+    str,
+    Field(
+        pattern=r"^(preds|classes|probs|logits|top_k:[1-9][0-9]{0,4}|operation:[A-Za-z0-9][A-Za-z0-9_.-]{0,127})$",
+        description="`preds`, `classes`, `probs`, `logits`, `top_k:<k>` or `operation:<name>`.",
+    ),
+]
 
 
 _PREDICTION: dict[str, Any] = {"preds": [1, 0], "probs": [[0.08, 0.92], [0.97, 0.03]]}
@@ -33,11 +39,10 @@ class PredictIn(In, json_schema_extra=shown_as(_CIRCLES)):
         Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] | Annotated[str, Field(pattern=NAME_PATTERN)]
     ) = "default"
     """A version's number, `latest`, `default` or an alias."""
-    returns: list[ReturnKind] = Field(
-        ["preds", "classes", "probs"], alias="return", min_length=1, max_length=4
-    )
-    """What to answer: predicted classes or values, the classes by name where they have names, probabilities, raw
-    outputs."""
+    returns: list[Return] = Field(["preds", "classes", "probs"], alias="return", min_length=1, max_length=32)
+    """What to answer: predicted classes or values (`preds`), the classes by name where they have names (`classes`),
+    probabilities (`probs`), raw outputs (`logits`), the likeliest classes (`top_k:3`), or what an operation on the path
+    puts out (`operation:base_mlp`)."""
 
     @model_validator(mode="after")
     def _is_one(self) -> PredictIn:
@@ -58,6 +63,15 @@ class PredictManyIn(
     """Names of tasks; null for all of the version's."""
 
 
+class TopClasses(Out):
+    """The likeliest classes of each row, the likeliest first."""
+
+    classes: list[Any]
+    """By name where they have names, else by number."""
+    probs: list[Any]
+    """Their probabilities."""
+
+
 class TaskPrediction(Out):
     """What one task answers; only what was asked for is there."""
 
@@ -73,6 +87,10 @@ class TaskPrediction(Out):
     """Values, in place of `probs`, for tasks without classes."""
     logits: list[Any] | None = None
     """What the task's last operation put out."""
+    top_k: TopClasses | None = None
+    """The `k` likeliest classes of each row, for tasks that have classes."""
+    operations: dict[str, Any] | None = None
+    """What operations put out, by name."""
     reason: str | None = None
     """Why some numbers are null."""
 

@@ -18,6 +18,7 @@ import torch
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from app.cores import usable_cores
 from app.db.session import DATABASE_AWAY, Database
 from app.db.tables import Run, Version
 from app.logs import configure_logs, get_logger
@@ -33,7 +34,6 @@ from app.runs.verdict import bootstrap_of
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore, DamagedArtifactError
 from app.storage.encoders import SentenceEncoders
-from app.worker.cores import usable_cores
 from app.worker.loading import SplitLoader
 from app.worker.reporting import Reporter, StopSignal
 from app.worker.snapshots import snapshots_of

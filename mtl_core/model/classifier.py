@@ -13,10 +13,11 @@ from mtl_core.errors import MODULE_FAILURES
 from mtl_core.model.cut import Cut
 from mtl_core.model.devices import ClassifierConfig, numbers_of
 from mtl_core.model.evaluation import Evaluation, tasks_of_labels
-from mtl_core.model.inference import KINDS, answer, evaluation_mode, fields_on, run_plan
+from mtl_core.model.inference import KINDS, evaluation_mode, fields_on, run_plan
 from mtl_core.model.joint_losses import joint_heads
 from mtl_core.model.network import TaskNetwork
 from mtl_core.model.output_dict import OutputDict
+from mtl_core.model.paths import TaskPaths
 from mtl_core.model.task_loss import example_weights, task_loss
 from mtl_core.model.weights import load_weights, save_weights
 from mtl_core.scoring.dataframes import metrics_dict_to_dataframe
@@ -149,14 +150,8 @@ class MultitaskClassifier(TaskNetwork):
             For each task, by kind: tensors ``[n, …]`` on the CPU, in float32 where the model computed in half
             precision. Logits are of the form in which the task's last operation answers them.
         """
-        wanted = list(task_names)
-        self._check_tasks(wanted)
-        with evaluation_mode(self), torch.inference_mode():
-            computed = self._compute(self._fields(X_dict), wanted)
-            return {
-                name: answer(self.tasks[name].output_func, computed[self.plan.output_node(name)], kinds)
-                for name in wanted
-            }
+        with evaluation_mode(self):
+            return TaskPaths(self, task_names, kinds)(X_dict)
 
     def predict(
         self,

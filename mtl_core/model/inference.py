@@ -104,13 +104,20 @@ def answer(output: Output, logits: Any, kinds: Collection[str]) -> dict[str, Any
     Returns:
         Tensors ``[n, …]``, in float32 where the logits are in half precision.
     """
-    logits = map_tensors(logits, _full_precision)
+    if isinstance(logits, torch.Tensor) and logits.dtype == torch.float32 and logits.is_cpu:
+        # The common case, in which there is nothing to convert.
+        return _kinds_of(output, logits, kinds)
+    found = _kinds_of(output, map_tensors(logits, _full_precision), kinds)
+    return {kind: to_device(values, _CPU) for kind, values in found.items()}
+
+
+def _kinds_of(output: Output, logits: Any, kinds: Collection[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"logits": logits}
     if "probs" in kinds:
         found["probs"] = output(logits)
     if "preds" in kinds:
         found["preds"] = output.preds(found["probs"]) if "probs" in found else output.preds_of(logits)
-    return {kind: to_device(found[kind], _CPU) for kind in kinds}
+    return {kind: found[kind] for kind in kinds}
 
 
 @dataclass(frozen=True)
@@ -287,13 +294,14 @@ def _all_of(kinds: Iterable[Sequence[str]]) -> tuple[str, ...]:
 def _agree(block: Block, together: Mapping[str, Any], *apart: Mapping[str, Any]) -> bool:
     """Say whether answers to several batches are those to all of their rows together, but for rounding."""
     return all(
-        _is_close(torch.cat(parts, dim=block.examples), whole)
+        is_close(torch.cat(parts, dim=block.examples), whole)
         for kind, answered in together.items()
-        for whole, *parts in zip(_tensors(answered), *(_tensors(one[kind]) for one in apart), strict=True)
+        for whole, *parts in zip(tensors_in(answered), *(tensors_in(one[kind]) for one in apart), strict=True)
     )
 
 
-def _is_close(one: torch.Tensor, other: torch.Tensor) -> bool:
+def is_close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Say whether two tensors are equal, but for the rounding of floating-point numbers."""
     if one.shape != other.shape or not one.is_floating_point():
         return torch.equal(one, other)
     # Sums round by the size of their terms, of which the largest answer gives an idea.
@@ -301,7 +309,7 @@ def _is_close(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.allclose(one, other, rtol=1e-4, atol=1e-5 * size, equal_nan=True)
 
 
-def _tensors(value: Any) -> list[torch.Tensor]:
+def tensors_in(value: Any) -> list[torch.Tensor]:
     """Return the tensors in a value, in nested dicts, lists and tuples too."""
     found: list[torch.Tensor] = []
     map_tensors(value, found.append)

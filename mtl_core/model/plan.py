@@ -98,7 +98,9 @@ class ExecutionPlan:
         """Return the node whose output is the task's."""
         return next(reversed(self.operations[task_name].values()))
 
-    def schedule(self, task_names: Iterable[str], without: Collection[int] = ()) -> list[int]:
+    def schedule(
+        self, task_names: Iterable[str], without: Collection[int] = (), also: Iterable[int] = ()
+    ) -> list[int]:
         """Return the nodes that the tasks' outputs need, each once, in order.
 
         An operation that no output depends on is left out.
@@ -106,8 +108,10 @@ class ExecutionPlan:
         Args:
             task_names: The tasks.
             without: Nodes that are not wanted; default: none.
+            also: Further nodes that are wanted, with what they need; default: none.
         """
-        return sorted(set[int]().union(*(self._needed[name] for name in task_names)).difference(without))
+        needed = set[int]().union(*(self._needed[name] for name in task_names), *map(self._upstream, also))
+        return sorted(needed.difference(without))
 
     def _upstream(self, output: int) -> set[int]:
         """Return a node and all that it depends on."""

@@ -68,6 +68,8 @@ def _definitions(source: str) -> set[str]:
             names.add(node.name)
         if isinstance(node, ast.ClassDef):
             names |= {
-                f"{node.name}.{child.name}" for child in node.body if isinstance(child, ast.FunctionDef)
+                f"{node.name}.{child.name}"
+                for child in node.body
+                if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
             }
     return names

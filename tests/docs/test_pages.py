@@ -98,4 +98,4 @@ def test_decisions_are_short_and_tell_what_would_change_them() -> None:
 
 @cache
 def _openapi() -> dict[str, Any]:
-    return create_app(Settings()).openapi()
+    return create_app(Settings()).api.openapi()

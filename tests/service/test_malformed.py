@@ -568,10 +568,27 @@ CASES = [
     Bad("delete an unknown split", "DELETE", "/v1/datasets/{dataset}/nope", None, 404),
     Bad("delete all tasks", "DELETE", "/v1/tasks", None, 405),
     Bad("put a task", "PUT", "/v1/tasks/{task}", TASK, 405),
-    Bad("patch a model", "PATCH", "/v1/models/{model}", {}, 405),
+    Bad("patch a model with nothing", "PATCH", "/v1/models/{model}", {}, 422, "/serving"),
+    Bad(
+        "batches of no row",
+        "PATCH",
+        "/v1/models/{model}",
+        {"serving": {"max_batch_rows": 0}},
+        422,
+        "/serving/max_batch_rows",
+    ),
+    Bad(
+        "delay below 0",
+        "PATCH",
+        "/v1/models/{model}",
+        {"serving": {"max_delay_ms": -1}},
+        422,
+        "/serving/max_delay_ms",
+    ),
+    Bad("patch a model's name", "PATCH", "/v1/models/{model}", {"name": "x", "serving": {}}, 422, "/name"),
     Bad("post to scores", "POST", "/v1/scores", {}, 405),
     Bad("post to health", "POST", "/healthz", {}, 405),
-    Bad("invented method", "BREW", "/v1/tasks", None, 405),
+    Bad("method of WebDAV", "LOCK", "/v1/tasks", None, 405),
 ]
 
 

@@ -15,7 +15,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.cli.front import Front
-from app.http.middleware import RequestMiddleware
+from app.http.direct import DirectFirst
+from app.http.middleware import RequestMiddleware, Told
 
 
 class Loading:
@@ -26,7 +27,7 @@ class Loading:
         self.steps: list[str] = []
         self._error = error
 
-    def load(self) -> FastAPI:
+    def load(self) -> DirectFirst:
         assert self.may_end.wait(30)
         if self._error:
             raise self._error
@@ -41,18 +42,18 @@ class Loading:
             await asyncio.sleep(30)
 
         app = FastAPI(lifespan=lifespan)
-        app.add_middleware(RequestMiddleware)
+        app.add_middleware(RequestMiddleware, told=Told())
         app.add_api_route("/v1/slow", slow)
         app.add_api_route("/healthz", lambda: {"status": "of the application"})
         app.add_api_route("/readyz", lambda: {"status": "ready"})
         app.add_api_route("/v1/tasks", lambda: self.steps)
-        return app
+        return DirectFirst([], app)
 
 
 class Served:
     """A front behind a server in a thread."""
 
-    def __init__(self, load: Callable[[], FastAPI], grace: int) -> None:
+    def __init__(self, load: Callable[[], DirectFirst], grace: int) -> None:
         self.front = Front(load, self.stop, lambda: self._server.should_exit)
         self._server = uvicorn.Server(
             uvicorn.Config(self.front, log_config=None, timeout_graceful_shutdown=grace)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from app.cores import usable_cores
 from app.settings import Settings
-from app.worker.cores import usable_cores
 from app.worker.training import threads_of
 
 
