@@ -106,7 +106,9 @@ def _differences(first: Any, value: Any, pointer: str, depth: int = 1) -> Iterat
             )
         else:
             for i, entry in enumerate(entries):
-                yield from _differences(cast("list[Any]", first)[i], entry, f"{pointer}/{i}", depth + 1)
+                # The first value is compared with itself, but not its later entries with its first.
+                beside = entries[0] if entry is cast("list[Any]", first)[i] else cast("list[Any]", first)[i]
+                yield from _differences(beside, entry, f"{pointer}/{i}", depth + 1)
     elif isinstance(first, list):
         yield pointer, "this is no list where the first value is one"
     elif not isinstance(value, int | float):

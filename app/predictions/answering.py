@@ -110,7 +110,7 @@ def _top(recipe: Recipe, probs: NDArray[Any], k: int) -> dict[str, Any]:
         raise Invalid.at(
             "/return", f"task '{recipe.task}' has no list of classes of which one is right: it has no top k"
         )
-    classes = np.argsort(-probs, axis=1, kind="stable")[:, :k]
+    classes = np.ascontiguousarray(np.argsort(-probs, axis=1, kind="stable")[:, :k])
     top = np.take_along_axis(probs, classes, axis=1)
     return {"classes": classes if recipe.names is None else recipe.names[classes].tolist(), "probs": top}
 
