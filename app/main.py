@@ -25,6 +25,7 @@ from app.http.errors import install_handlers
 from app.http.middleware import RequestMiddleware, Told
 from app.http.resources import Resources
 from app.models import routes as models
+from app.open_inference import routes as open_inference
 from app.predictions import routes as predictions
 from app.predictions.current import CurrentVersions
 from app.predictions.loaded import Loader
@@ -92,7 +93,8 @@ def create_app(settings: Settings, is_stopping: Callable[[], bool] = lambda: Fal
     for feature in (tasks, uploads, datasets, models, runs, searches, scores, catalogue):
         v1.include_router(feature.router)
     app.include_router(v1)
-    app.include_router(predictions.router)
+    for router in (predictions.router, open_inference.direct, open_inference.router):
+        app.include_router(router)
     app.include_router(health.router)
 
     @app.get("/", include_in_schema=False)
@@ -100,7 +102,7 @@ def create_app(settings: Settings, is_stopping: Callable[[], bool] = lambda: Fal
         return RedirectResponse("/docs")
 
     _describe_problems(app)
-    return DirectFirst(predictions.router.routes, app)
+    return DirectFirst([*predictions.router.routes, *open_inference.direct.routes], app)
 
 
 def _warm_up() -> None:

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.http.errors import HANDLED, problem_of, problem_response
 from app.http.middleware import account, answer_to, request_id_of
+from app.problems import Invalid
 
 UNREAD: Any = None
 """The default of what a direct route's function declares only to have it documented."""
@@ -81,3 +82,22 @@ async def _answer(
             account(scope, response.status_code, time.perf_counter() - started, level)
     else:
         account(scope, response.status_code, time.perf_counter() - started, level)
+
+
+def deadline_of(request: Request) -> float | None:
+    """Return when the client no longer waits, by the event loop's clock; None where ``X-Request-Timeout`` does not say.
+
+    Raises:
+        Invalid: If it is no number of seconds.
+    """
+    given = request.headers.get("x-request-timeout")
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e9:
+        detail = "a timeout is a number of seconds above 0"
+        raise Invalid(detail, [{"parameter": "X-Request-Timeout", "detail": detail}])
+    return asyncio.get_running_loop().time() + seconds

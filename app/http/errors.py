@@ -16,6 +16,7 @@ from mtl_core.errors import ModuleConflictError, SpecError, TaskloomError
 
 log = get_logger(__name__)
 
+_OPEN_INFERENCE = "/v2/"
 _HTTP_TITLES = {404: "Not found", 405: "Method not allowed"}
 
 
@@ -38,8 +39,12 @@ def install_handlers(app: FastAPI) -> None:
 
 def problem_response(request: Request, problem: Problem) -> Response:
     """Return the answer that a problem stands for."""
+    document = problem.body(request.url.path, request.scope["request_id"])
+    if request.url.path.startswith(_OPEN_INFERENCE):
+        # As that protocol calls it; a problem may have members of its own.
+        document["error"] = problem.detail
     return JSONResponse(
-        problem.body(request.url.path, request.scope["request_id"]),
+        document,
         status_code=problem.status,
         headers=problem.headers,
         media_type=PROBLEM_JSON,

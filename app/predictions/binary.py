@@ -109,7 +109,7 @@ class ArrowRows:
     def fields(self, loaded: LoadedVersion, route: Route) -> Fields:
         """Return the fields: raw columns are encoded, where there is a column that is no field."""
         columns = {name: _whole(self.table.column(name)) for name in self.table.column_names}
-        if loaded.preprocessing.fields and not columns.keys() <= loaded.fields.keys():
+        if loaded.are_raw(columns.keys()):
             return encoded(loaded, route, columns)
         return Arrays({name: _array(name, column) for name, column in columns.items()}).fields(loaded, route)
 

@@ -57,6 +57,7 @@ class Served:
 
     key: VersionKey
     loaded: LoadedVersion
+    warm_up: WarmUp
     batcher: Batcher
 
 
@@ -271,7 +272,7 @@ class CurrentVersions:
         loop = asyncio.get_running_loop()
         loaded, warm_up = await loop.run_in_executor(self._load_threads, load)
         batcher = Batcher(loaded, warm_up, serving, self._settings.forward_numbers, self._forward_threads)
-        served = Served(key, loaded, batcher)
+        served = Served(key, loaded, warm_up, batcher)
         if loaded.bytes <= self._settings.model_cache_bytes:
             self._cache[key] = served
             for other in [

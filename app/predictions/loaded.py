@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +99,11 @@ class LoadedVersion:
         default_factory=lambda: LRUCache[tuple[tuple[str, ...] | None, tuple[str, ...]], Route](256)
     )
 
+    def are_raw(self, names: Collection[str]) -> bool:
+        """Say whether names are those of raw columns, and not all of them of fields."""
+        columns = {name for field in self.preprocessing.fields.values() for name in field.column_names}
+        return any(name in columns and name not in self.fields for name in names)
+
     def route(self, question: Question) -> Route:
         """Return the path of a question.
 
@@ -142,7 +148,7 @@ class LoadedVersion:
 
     def warm_up(self) -> WarmUp:
         """Answer a few rows of made-up values, so that the first caller does not wait for what torch does once."""
-        route = self.route(Question())
+        route = self.route(Question(returns=KINDS))
         seconds: list[float] = []
         try:
             for rows in _WARM_ROWS:
@@ -151,11 +157,18 @@ class LoadedVersion:
                 route.paths(self._made_up(route, rows))
                 seconds.append(time.perf_counter() - started)
             keeps_rows_apart = route.paths.keeps_rows_apart(self._made_up(route, 3))
+            answers = route.paths(self._made_up(route, 1))
         except TaskloomError:
             # A field of unknown shape, or indices of unknown range: the first caller warms the path up.
-            return WarmUp(keeps_rows_apart=False, seconds=0.0, seconds_per_row=0.0)
+            return WarmUp(keeps_rows_apart=False, seconds=0.0, seconds_per_row=0.0, outputs={})
         per_row = max(0.0, (seconds[1] - seconds[0]) / (_WARM_ROWS[1] - _WARM_ROWS[0]))
-        return WarmUp(keeps_rows_apart, seconds[0], per_row)
+        outputs = {
+            f"{recipe.task}.{name}": answers[recipe.task][kind].numpy()
+            for recipe in route.recipes
+            for kind, name in recipe.arrays
+            if isinstance(answers[recipe.task][kind], torch.Tensor)
+        }
+        return WarmUp(keeps_rows_apart, seconds[0], per_row, outputs)
 
     def _made_up(self, route: Route, rows: int) -> dict[str, torch.Tensor]:
         """Return rows that differ, within the ranges that the fields are known to have."""
@@ -180,11 +193,13 @@ class WarmUp:
         keeps_rows_apart: Whether rows of several requests may be computed together.
         seconds: What one row took.
         seconds_per_row: What each further row took.
+        outputs: Made-up answers ``[1, …]`` by task and name, for their shapes and dtypes.
     """
 
     keeps_rows_apart: bool
     seconds: float
     seconds_per_row: float
+    outputs: dict[str, NDArray[Any]]
 
 
 class Loader:

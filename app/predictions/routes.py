@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
-from app.http.direct import UNREAD, DirectRoute
+from app.http.direct import UNREAD, DirectRoute, deadline_of
 from app.http.endpoint import is_json, media_type_of, read_body
 from app.http.resources import ModelPath, TaskPath
 from app.predictions import service
@@ -103,7 +102,7 @@ async def predict_tasks(
 
 async def _predict(request: Request, model: str, task: str | None) -> tuple[service.Prediction, str]:
     """Return what was predicted, and the media type in which it is to be answered."""
-    deadline = _deadline(request)
+    deadline = deadline_of(request)
     media_type = media_type_of(request)
     if is_json(media_type):
         media_type = JSON
@@ -138,21 +137,6 @@ def _accepted(request: Request, media_type: str) -> str:
         if named in ("*/*", f"{media_type.partition('/')[0]}/*"):
             return media_type
     raise NotAcceptable(f"answers come as {', '.join(MEDIA_TYPES)}")
-
-
-def _deadline(request: Request) -> float | None:
-    """Return when the client no longer waits, by the event loop's clock."""
-    given = request.headers.get("x-request-timeout")
-    if given is None:
-        return None
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e9:
-        detail = "a timeout is a number of seconds above 0"
-        raise Invalid(detail, [{"parameter": "X-Request-Timeout", "detail": detail}])
-    return asyncio.get_running_loop().time() + seconds
 
 
 def _json(content: dict[str, Any]) -> Response:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.predictions.answering import predictions_of
-from app.predictions.current import CurrentVersions
+from app.predictions.current import CurrentVersions, Served
 from app.predictions.question import Question
 from app.predictions.rows import Rows
 
@@ -56,10 +56,17 @@ async def predict(
         OperationError: If a module refuses its inputs' values.
     """
     served = current.get(model, question.version) or await current.find(model, question.version)
+    return await predict_with(served, question, rows, n_bytes, deadline)
+
+
+async def predict_with(
+    served: Served, question: Question, rows: Rows, n_bytes: int, deadline: float | None = None
+) -> Prediction:
+    """Predict with a version that is loaded; see :func:`predict`."""
     route = served.loaded.route(question)
     if n_bytes <= _LARGE:
         fields = rows.fields(served.loaded, route)
     else:
         fields = await asyncio.to_thread(rows.fields, served.loaded, route)
     part = await served.batcher.answer(route, fields, deadline)
-    return Prediction(model, served.loaded.number, predictions_of(route, part))
+    return Prediction(served.loaded.model, served.loaded.number, predictions_of(route, part))

@@ -34,7 +34,7 @@ class Batching:
     ) -> None:
         self.loaded = loaded
         self.threads = ThreadPoolExecutor(1)
-        warm_up = WarmUp(loaded.warm_up().keeps_rows_apart, seconds, 0.0)
+        warm_up = WarmUp(loaded.warm_up().keeps_rows_apart, seconds, 0.0, {})
         self.batcher = Batcher(loaded, warm_up, Serving(**serving), max_numbers, self.threads)
 
     async def ask(self, rows: NDArray[Any], question: Question = ALL, **more: Any) -> dict[str, Any]:
