@@ -14,6 +14,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_VENV := .venv-bench
+SERVE_VENV := .venv-bench-serve
+SERVE_READY := $(SERVE_VENV)/.ready
 BENCH_READY := $(BENCH_VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BENCH_PIP := $(BENCH_VENV)/bin/python -m pip --disable-pip-version-check
@@ -21,11 +23,11 @@ BENCH_PIP := $(BENCH_VENV)/bin/python -m pip --disable-pip-version-check
 QUIET := $$([ -t 2 ] || echo --quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check unit faults bench format docs migration lock image clean
+.PHONY: help setup demo serve test check unit faults bench bench-serve format docs migration lock image clean
 
 help: ## Show this list.
 	@echo "Taskloom: multi-task learning as a service. Start with: make demo"
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # The mark is set last, so an installation that failed half-way is taken up again by the next make.
 $(READY): pyproject.toml constraints.txt
@@ -78,6 +80,20 @@ $(BENCH_READY): constraints.txt
 bench: $(READY) $(BENCH_READY) ## Run the benchmarks; BENCH="training gpu" names some, BENCH_ARGS="--rounds 1" goes to them.
 	@set -e; for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(BENCH_ARGS); done
 
+# Each that cannot be installed is left out of the tables.
+$(SERVE_READY): constraints.txt
+	@rm -f $@
+	@echo "Installing the servers that predictions are compared with into $(SERVE_VENV): some 2 GB."
+	@$(PYTHON) -m venv --clear $(SERVE_VENV)
+	@$(SERVE_VENV)/bin/python -m pip --disable-pip-version-check install $(QUIET) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	  "$$($(BIN)/python -c 'import torch; print("torch==" + torch.__version__.split("+")[0])')" numpy safetensors litserve uvloop httptools
+	@for server in mlflow bentoml "ray[serve]"; do \
+	  $(SERVE_VENV)/bin/python -m pip --disable-pip-version-check install $(QUIET) "$$server" || echo "$$server cannot be installed" >&2; done
+	@touch $@
+
+bench-serve: $(READY) $(SERVE_READY) ## Measure predictions over HTTP beside other servers; BENCH_ARGS="--rounds 1" goes to it.
+	$(BIN)/python -m benchmarks.serving $(BENCH_ARGS)
+
 format: $(READY) ## Put the code into the house format.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -99,5 +115,5 @@ lock: $(READY) ## Write the versions installed now to constraints.txt.
 image: ## Build the container image taskloom:latest (CPU); TORCH_INDEX= takes the CUDA build.
 	docker build $(if $(filter file,$(origin TORCH_INDEX)),,--build-arg TORCH_INDEX=$(TORCH_INDEX)) -t taskloom:latest .
 
-clean: ## Remove .venv, .venv-bench and caches; data/ stays.
-	rm -rf $(VENV) $(BENCH_VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
+clean: ## Remove .venv, .venv-bench, .venv-bench-serve and caches; data/ stays.
+	rm -rf $(VENV) $(BENCH_VENV) $(SERVE_VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info

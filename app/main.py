@@ -46,12 +46,18 @@ and **datasets**, make a **model** of tasks, start a **run**; then read **scores
 """
 
 
-def create_app(settings: Settings, is_stopping: Callable[[], bool] = lambda: False) -> DirectFirst:
+def create_app(
+    settings: Settings,
+    is_stopping: Callable[[], bool] = lambda: False,
+    in_flight: Callable[[], int] = lambda: 2,
+) -> DirectFirst:
     """Return the server's ASGI application; its database must be at the newest revision.
 
     Args:
         settings: Its settings.
         is_stopping: Whether the server was told to stop, so that what would go on for long should end.
+        in_flight: How many requests the server is answering: a prediction that comes alone waits for no other. Default:
+            as if there were always others.
     """
 
     told = Told()
@@ -65,7 +71,7 @@ def create_app(settings: Settings, is_stopping: Callable[[], bool] = lambda: Fal
         app.state.reading_slots = CapacityLimiter(settings.reading_slots)
         loader = Loader(store, settings.limits, encoders)
         torch.set_num_threads(settings.resolved_serving_threads)
-        app.state.current_versions = CurrentVersions(db, loader, settings, lambda: told.times)
+        app.state.current_versions = CurrentVersions(db, loader, settings, lambda: told.times, in_flight)
         keeping = asyncio.create_task(app.state.current_versions.keep())
         # torch loads what the first check of a task needs, some two seconds' worth, while nobody waits for it.
         warming = threading.Thread(target=_warm_up, daemon=True, name="warm-up")

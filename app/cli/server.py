@@ -68,13 +68,16 @@ def run_server(settings: Settings, *, with_worker: bool) -> None:
         import_for_good("app.main")
         from app.main import create_app  # noqa: PLC0415 - it imports torch, which takes seconds
 
-        return create_app(settings, is_stopping)
+        return create_app(settings, is_stopping, in_flight)
 
     def give_up() -> None:
         server.should_exit = True
 
     def is_stopping() -> bool:
         return server.should_exit
+
+    def in_flight() -> int:
+        return len(server.server_state.tasks)
 
     front = Front(load, give_up, is_stopping)
     server = uvicorn.Server(

@@ -84,13 +84,21 @@ async def _answer(
         account(scope, response.status_code, time.perf_counter() - started, level)
 
 
+def header_of(request: Request, name: bytes) -> str | None:
+    """Return a header by its name in lower case; Starlette's own way takes several times as long."""
+    for key, value in request.scope["headers"]:
+        if key == name:
+            return value.decode("latin-1")
+    return None
+
+
 def deadline_of(request: Request) -> float | None:
     """Return when the client no longer waits, by the event loop's clock; None where ``X-Request-Timeout`` does not say.
 
     Raises:
         Invalid: If it is no number of seconds.
     """
-    given = request.headers.get("x-request-timeout")
+    given = header_of(request, b"x-request-timeout")
     if given is None:
         return None
     try:

@@ -73,7 +73,7 @@ class FileEndpoint(APIRoute):
         answer = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            media_type = media_type_of(request)
+            media_type = _media_type(request)
             if media_type.startswith("multipart/"):
                 raise UnsupportedMediaType(
                     f"send the file's bytes themselves as the body, not as {media_type}"
@@ -109,7 +109,7 @@ def check_media_type(request: Request) -> None:
         UnsupportedMediaType: If there is one.
     """
     has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
-    media_type = media_type_of(request)
+    media_type = _media_type(request)
     if has_body and not is_json(media_type):
         raise UnsupportedMediaType(
             f"send the body as JSON with 'Content-Type: application/json', not {media_type or 'without a type'!r}"
@@ -121,8 +121,7 @@ def is_json(media_type: str) -> bool:
     return media_type == "application/json" or media_type.endswith("+json")
 
 
-def media_type_of(request: Request) -> str:
-    """Return the media type that a request says its body has, without parameters; empty where it says none."""
+def _media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 

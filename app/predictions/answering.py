@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -45,20 +45,24 @@ class Answers:
     is_finite: bool
 
     @classmethod
-    def of(cls, answers: Mapping[str, Mapping[str, Any]]) -> Answers:
-        """Return what tensors on the CPU hold."""
-        by_task = {
-            task: {
+    def of(cls, groups: Iterable[tuple[tuple[str, ...], Mapping[str, Any]]]) -> Answers:
+        """Return what tensors on the CPU hold: of one task ``[n, …]``, of several ``[tasks, n, …]``."""
+        by_task: dict[str, dict[str, Any]] = {}
+        is_finite = True
+        for tasks, tensors in groups:
+            arrays = {
                 kind: np.ascontiguousarray(values.numpy())
                 if type(values) is torch.Tensor
                 else _arrays(values)
-                for kind, values in found.items()
+                for kind, values in tensors.items()
             }
-            for task, found in answers.items()
-        }
-        return cls(
-            by_task, all(_is_finite(values) for found in by_task.values() for values in found.values())
-        )
+            is_finite = is_finite and all(map(_is_finite, arrays.values()))
+            if len(tasks) == 1:
+                by_task[tasks[0]] = arrays
+            else:
+                for i, task in enumerate(tasks):
+                    by_task[task] = {kind: array[i] for kind, array in arrays.items()}
+        return cls(by_task, is_finite)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +93,15 @@ def _prediction(recipe: Recipe, route: Route, part: Part) -> dict[str, Any]:
     found, rows = part.answers.by_task[recipe.task], part.rows
     answer: dict[str, Any] = {}
     for kind, key in recipe.arrays:
-        values = found[kind] if rows is None else _rows(found[kind], rows)
+        values = found[kind]
+        if rows is not None:
+            values = values[rows] if type(values) is np.ndarray else _rows(values, rows)
         answer[key] = (
             recipe.names[values].tolist() if key == "classes" and recipe.names is not None else values
         )
-    if (k := route.question.top_k) is not None:
-        answer["top_k"] = _top(recipe, found["probs"] if rows is None else found["probs"][rows], k)
+    if route.top_k is not None:
+        probs = found["probs"] if rows is None else found["probs"][rows]
+        answer["top_k"] = _top(recipe, probs, route.top_k)
     if OPERATIONS in found:
         answer[OPERATIONS] = found[OPERATIONS] if rows is None else _rows(found[OPERATIONS], rows)
     if recipe.names is not None:

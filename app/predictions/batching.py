@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, cast
@@ -27,6 +27,9 @@ from mtl_core.errors import TaskloomError
 
 Fields = Mapping[str, NDArray[Any]]
 """Fields by name, ``[n, …]`` in the dtype that the version reads."""
+
+Groups = Sequence[tuple[tuple[str, ...], Mapping[str, Any]]]
+"""Tasks that were answered together, and tensors by kind."""
 
 _AT_ONCE_SECONDS = 0.004
 """A forward pass that is expected to take longer is computed in a thread, so that other requests are read meanwhile."""
@@ -60,6 +63,7 @@ class Batcher:
         serving: How its model is to be served.
         max_numbers: Numbers that a forward pass may take; more rows are computed in turns.
         threads: Computes what takes longer.
+        in_flight: Says how many requests the server is answering, this one among them.
     """
 
     def __init__(
@@ -69,12 +73,14 @@ class Batcher:
         serving: Serving,
         max_numbers: int,
         threads: Executor,
+        in_flight: Callable[[], int],
     ) -> None:
         self.serving = serving
         self._joins = warm_up.keeps_rows_apart
         self._seconds, self._seconds_per_row = warm_up.seconds, warm_up.seconds_per_row
         self._most_rows = max(1, max_numbers // max(1, loaded.activations))
         self._threads = threads
+        self._in_flight = in_flight
         self._waiting: deque[_Waiting] = deque()
         self._is_due = False
         self._delayed: asyncio.Handle | None = None
@@ -105,7 +111,13 @@ class Batcher:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Part] = loop.create_future()
         n = len(next(iter(fields.values())))
-        self._waiting.append(_Waiting(route, fields, n, deadline, future))
+        one = _Waiting(route, fields, n, deadline, future)
+        if self._in_flight() == 1 and deadline is None and self._expected([one]) <= _AT_ONCE_SECONDS:
+            # There is nobody to wait for.
+            self._came_together = 1
+            _hand_out([one], self._compute([one]))
+            return future.result()
+        self._waiting.append(one)
         if not self._is_computing:
             self._schedule(loop)
         if deadline is None:
@@ -217,7 +229,7 @@ class Batcher:
             parts.append(Part(answers, slice(start, end)))
         return parts
 
-    def _forward(self, group: Sequence[_Waiting]) -> Mapping[str, Mapping[str, Any]]:
+    def _forward(self, group: Sequence[_Waiting]) -> Groups:
         route = group[0].route
         fields = {
             name: torch.from_numpy(_joined([one.fields[name] for one in group], copy=route.paths.writes))
@@ -225,16 +237,16 @@ class Batcher:
         }
         n = sum(one.n for one in group)
         if n <= self._most_rows:
-            return route.paths(fields)
+            return route.paths.in_groups(fields)
         step = self._most_rows
         turns = [
             route.paths({name: values[i : i + step] for name, values in fields.items()})
             for i in range(0, n, step)
         ]
-        return {
-            name: {kind: _chained([turn[name][kind] for turn in turns]) for kind in turns[0][name]}
+        return [
+            ((name,), {kind: _chained([turn[name][kind] for turn in turns]) for kind in turns[0][name]})
             for name in route.tasks
-        }
+        ]
 
     def _learn(self, n: int, seconds: float) -> None:
         """Correct what a row is expected to take by what rows took, a little at a time."""

@@ -90,14 +90,23 @@ class CurrentVersions:
         loader: Loads versions.
         settings: How much memory they may take, and how often names are looked up.
         told: Says how often this process has told clients something of what the database holds.
+        in_flight: Says how many requests this process is answering.
     """
 
-    def __init__(self, db: Database, loader: Loader, settings: Settings, told: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        db: Database,
+        loader: Loader,
+        settings: Settings,
+        told: Callable[[], int],
+        in_flight: Callable[[], int],
+    ) -> None:
         self._db = db
         self._pulse = Pulse(db)
         self._loader = loader
         self._settings = settings
         self._told = told
+        self._in_flight = in_flight
         self._names: dict[Key, _Name] = {}
         self._lookups: dict[tuple[Key, int], asyncio.Task[Served]] = {}
         self._loads: dict[VersionKey, asyncio.Task[Served]] = {}
@@ -271,7 +280,9 @@ class CurrentVersions:
 
         loop = asyncio.get_running_loop()
         loaded, warm_up = await loop.run_in_executor(self._load_threads, load)
-        batcher = Batcher(loaded, warm_up, serving, self._settings.forward_numbers, self._forward_threads)
+        batcher = Batcher(
+            loaded, warm_up, serving, self._settings.forward_numbers, self._forward_threads, self._in_flight
+        )
         served = Served(key, loaded, warm_up, batcher)
         if loaded.bytes <= self._settings.model_cache_bytes:
             self._cache[key] = served

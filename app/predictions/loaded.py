@@ -61,6 +61,7 @@ class Route:
         fields: The fields that they read.
         paths: Their paths.
         recipes: What is wanted of each task.
+        top_k: How many of the likeliest classes are wanted; None for none.
     """
 
     question: Question
@@ -68,6 +69,7 @@ class Route:
     fields: tuple[str, ...]
     paths: TaskPaths
     recipes: tuple[Recipe, ...]
+    top_k: int | None
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ class LoadedVersion:
         except TaskloomError as error:
             raise Invalid.at("/return", str(error)) from None
         fields = tuple(dict.fromkeys(f for name in tasks for f in self.classifier.tasks[name].fields))
-        return Route(question, tasks, fields, paths, tuple(self._recipe(question, name) for name in tasks))
+        recipes = tuple(self._recipe(question, name) for name in tasks)
+        return Route(question, tasks, fields, paths, recipes, question.top_k)
 
     def _recipe(self, question: Question, task: str) -> Recipe:
         has_classes = self.classifier.tasks[task].output_func.has_classes

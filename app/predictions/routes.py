@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
-from app.http.direct import UNREAD, DirectRoute, deadline_of
-from app.http.endpoint import is_json, media_type_of, read_body
+from app.http.direct import UNREAD, DirectRoute, deadline_of, header_of
+from app.http.endpoint import is_json, read_body
 from app.http.resources import ModelPath, TaskPath
 from app.predictions import service
 from app.predictions.answering import DTYPE, JSON, MEDIA_TYPES, NAME, SHAPE, answer_bytes
@@ -103,9 +103,10 @@ async def predict_tasks(
 async def _predict(request: Request, model: str, task: str | None) -> tuple[service.Prediction, str]:
     """Return what was predicted, and the media type in which it is to be answered."""
     deadline = deadline_of(request)
-    media_type = media_type_of(request)
-    if is_json(media_type):
-        media_type = JSON
+    media_type = header_of(request, b"content-type") or ""
+    if media_type != JSON:
+        media_type = media_type.partition(";")[0].strip().lower()
+        media_type = JSON if is_json(media_type) else media_type
     form = _accepted(request, media_type)
     content = await read_body(request)
     if media_type == JSON:
@@ -127,7 +128,7 @@ def _accepted(request: Request, media_type: str) -> str:
         raise UnsupportedMediaType(
             f"rows come as {', '.join(MEDIA_TYPES)}; the body's Content-Type is {media_type or 'not given'!r}"
         )
-    accepted = request.headers.get("accept")
+    accepted = header_of(request, b"accept")
     if accepted is None or accepted == "*/*":
         return media_type
     for entry in accepted.split(","):

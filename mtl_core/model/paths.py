@@ -13,6 +13,7 @@ from mtl_core.model.inference import KINDS, answer, fields_on, forward_of, is_cl
 from mtl_core.model.network import TaskNetwork
 from mtl_core.model.plan import FieldInput, NodeInput
 from mtl_core.model.reading import PathTraits
+from mtl_core.outputs import Softmax
 
 OPERATIONS = "operations"
 """Under which key of a task's answer the outputs of operations are."""
@@ -81,6 +82,11 @@ class TaskPaths:
         self._forwards = {name: forward_of(module) for name, module in self._modules.items()}
         self._steps = None if len(self._gpus) > 1 else self._calls()
         traits = PathTraits.of(network, names)
+        self._alike = [
+            (name, node)
+            for name, output, node, operations in self._wanted
+            if type(output) is Softmax and not operations
+        ]
         self._is_row_by_row, self.writes = traits.row_by_row and not operations, traits.writes
 
     def __call__(self, X_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -96,16 +102,62 @@ class TaskPaths:
         Raises:
             OperationError: If an operation fails on its inputs.
         """
+        found: dict[str, dict[str, Any]] = {}
+        for names, answers in self.in_groups(X_dict):
+            if len(names) == 1:
+                found[names[0]] = answers
+            else:
+                each = {kind: values.unbind() for kind, values in answers.items()}
+                found |= {name: {kind: each[kind][i] for kind in each} for i, name in enumerate(names)}
+        return {name: found[name] for name, *_ in self._wanted}
+
+    def in_groups(self, X_dict: Mapping[str, Any]) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+        """Answer a batch as :meth:`__call__` does, tasks of one form in one tensor.
+
+        Returns:
+            Groups of tasks, and by kind: of one task as there; of several, tensors ``[tasks, n, …]``.
+
+        Raises:
+            OperationError: If an operation fails on its inputs.
+        """
         with torch.inference_mode():
             fields = fields_on(self._device, X_dict)
             computed = self._run(fields)
-            answers: dict[str, dict[str, Any]] = {}
+            groups: list[tuple[tuple[str, ...], dict[str, Any]]] = []
+            together = self._together([computed[node] for _, node in self._alike])
+            if together is not None:
+                # Each row's classes are computed by themselves, so in one tensor they are what they are alone.
+                probs = torch.softmax(together, dim=2)
+                every = {"logits": together, "probs": probs}
+                if "preds" in self._kinds:
+                    every["preds"] = probs.argmax(dim=2)
+                names = tuple(name for name, _ in self._alike)
+                groups.append((names, {kind: every[kind] for kind in self._kinds}))
             for name, output, node, operations in self._wanted:
-                answers[name] = answer(output, computed[node], self._kinds)
+                if together is not None and (name, node) in self._alike:
+                    continue
+                answers = answer(output, computed[node], self._kinds)
                 if operations:
                     outputs = {op: to_device(computed[at], _CPU) for op, at in operations.items()}
-                    answers[name][OPERATIONS] = outputs
-            return answers
+                    answers[OPERATIONS] = outputs
+                groups.append(((name,), answers))
+            return groups
+
+    def _together(self, logits: list[Any]) -> torch.Tensor | None:
+        """Return the logits of the tasks that have a softmax as one tensor; None if they are not of one plain form."""
+        if len(logits) < 2:
+            return None
+        first = logits[0]
+        if not all(
+            isinstance(each, torch.Tensor)
+            and each.ndim == 2
+            and each.shape == first.shape
+            and each.dtype == torch.float32
+            and each.is_cpu
+            for each in logits
+        ):
+            return None
+        return torch.stack(logits)
 
     def keeps_rows_apart(self, X_dict: Mapping[str, torch.Tensor]) -> bool:
         """Say whether each row is answered by itself, so that batches may be joined and answers told apart again.

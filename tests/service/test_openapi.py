@@ -139,6 +139,12 @@ def test_the_examples_work_one_after_the_other(fresh: Api, document: dict[str, A
     assert fresh.ended(search["id"])["model_version"] == 2
     assert len(press("predict_task", 200)["preds"]) == 2
     assert press("predict_tasks", 200)["predictions"].keys() == {"circle_task"}
+    for name in ("infer", "infer_by_version"):
+        assert [output["name"] for output in press(name, 200)["outputs"]] == [
+            "circle_task.preds",
+            "circle_task.probs",
+        ]
+    assert press("change_model", 200)["serving"]["max_delay_ms"] == 2
     press("put_alias", 201)
     fresh.ended(press("start_scoring", 202)["id"])
     endless = fresh.start("shapes", ["circleDataset"], **ENDLESS)
@@ -153,6 +159,7 @@ def test_the_examples_work_one_after_the_other(fresh: Api, document: dict[str, A
     pressed = {"register_task", "register_dataset", "append_rows", "create_model", "put_task", "start_run"}
     pressed |= {"upload_file", "upload_from", "start_search"}
     pressed |= {"predict_task", "predict_tasks", "put_alias", "start_scoring", "resume_run"}
+    pressed |= {"change_model", "infer", "infer_by_version"}
     assert {name for name, operation in listed.items() if "requestBody" in operation} == pressed
     filled |= {"dataset": "circleDataset", "split": "train", "run": run["id"], "upload": upload["id"]}
     for name, operation in listed.items():

@@ -35,7 +35,7 @@ class Batching:
         self.loaded = loaded
         self.threads = ThreadPoolExecutor(1)
         warm_up = WarmUp(loaded.warm_up().keeps_rows_apart, seconds, 0.0, {})
-        self.batcher = Batcher(loaded, warm_up, Serving(**serving), max_numbers, self.threads)
+        self.batcher = Batcher(loaded, warm_up, Serving(**serving), max_numbers, self.threads, lambda: 2)
 
     async def ask(self, rows: NDArray[Any], question: Question = ALL, **more: Any) -> dict[str, Any]:
         route = self.loaded.route(question)
