@@ -50,6 +50,7 @@ class Connection(asyncio.Protocol):
         self.is_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the first request."""
         # uvloop's are transports by what they can do, not by descent.
         self._transport = cast("asyncio.Transport", transport)
         self._send()
@@ -59,6 +60,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
+        """Count an answer once it is whole, and send the next request."""
         self._received = self._received + data if self._received else data
         if not _is_whole(self._received):
             return
@@ -75,6 +77,7 @@ class Connection(asyncio.Protocol):
             self._send()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Say so if the server closed it."""
         if time.perf_counter() < self._tally.until and not self._tally.failed:
             self._tally.failed = f"the server closed the connection: {exc}"
         if not self.is_over.done():
@@ -87,11 +90,21 @@ def _is_whole(received: bytes) -> bool:
     if end < 0:
         return False
     headers = received[:end].lower()
-    at = headers.find(b"content-length:")
+    at = headers.find(b"\r\ncontent-length:")
     if at < 0:
-        return received.endswith(b"0" + _END)
-    line = headers[at + 15 :].split(b"\r\n", 1)[0]
+        return _are_chunks_whole(received, end + len(_END))
+    line = headers[at + 17 :].split(b"\r\n", 1)[0]
     return len(received) >= end + len(_END) + int(line)
+
+
+def _are_chunks_whole(received: bytes, at: int) -> bool:
+    """Say whether the chunks that begin at a place have come up to the last, the empty one."""
+    while (line_end := received.find(b"\r\n", at)) >= 0:
+        size = int(received[at:line_end].split(b";")[0], 16)
+        at = line_end + 2 + size + 2
+        if size == 0:
+            return len(received) >= at
+    return False
 
 
 async def load(

@@ -96,6 +96,7 @@ class Server:
     wrap: str = "inputs"
 
     def command(self, port: int) -> list[str]:
+        """Return what starts it."""
         if self.module == "app.cli":
             return [self.python, "-m", "app.cli", "serve", "--no-worker", "--port", str(port)]
         if self.python == OURS:
@@ -138,6 +139,14 @@ GOALS = [
 """Payload, connections, whom it is held against, and how many times its rate Taskloom is to reach."""
 
 
+class MeasurementError(Exception):
+    """A server did not answer the load as it should."""
+
+
+class WrongAnswerError(Exception):
+    """A server answers something else than PyTorch."""
+
+
 class World:
     """Two models that Taskloom trained over HTTP, and the rows that are predicted.
 
@@ -152,6 +161,10 @@ class World:
             "TASKLOOM_DATA_DIR": str(folder / "data"),
             "TASKLOOM_LOG_LEVEL": "warning",
             "OMP_NUM_THREADS": "1",
+            # The other servers tell their makers nothing of these runs.
+            "BENTOML_DO_NOT_TRACK": "True",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "RAY_USAGE_STATS_ENABLED": "0",
         }
         self.weights: dict[str, Path] = {}
 
@@ -199,7 +212,6 @@ class World:
     def env_of(self, model: str) -> dict[str, str]:
         """Return the environment of servers of a model's first task."""
         return self.env | {
-            "BENCH_FOLDER": str(self.folder),
             "BENCH_WEIGHTS": str(self.weights[model]),
             "BENCH_TASK": next(iter(CLASSES[model])),
         }
@@ -216,29 +228,49 @@ class World:
         path = f"/v1/models/{model}/tasks/{task}/predict"
         if payload.form == "binary":
             shape = {"X-Tensor-Shape": f"{payload.rows},{FEATURES}", "X-Tensor-Dtype": "float32"}
-            return (
-                f"{path}?return=probs",
-                rows.tobytes(),
-                {"Content-Type": "application/octet-stream"} | shape,
-            )
+            octets = "application/octet-stream"
+            headers = {"Content-Type": octets, "Accept": octets} | shape
+            return f"{path}?return=probs", rows.tobytes(), headers
         asked: dict[str, Any] = {"inputs": {"x": rows.tolist()}, "return": ["preds", "probs"]}
         if payload.form == "all":
             path, asked = f"/v1/models/{model}/predict", {"tasks": None} | asked
         return path, json.dumps(asked).encode(), _JSON
 
     def check(self, url: str, server: Server, model: str) -> None:
-        """Raise an error if a server predicts other than PyTorch does here."""
-        asked = self.request(server, model, PAYLOADS["256 rows, JSON"])
-        assert asked is not None
-        path, body, headers = asked
-        answer = httpx.post(url + path, content=body, headers=headers, timeout=60).raise_for_status().json()
-        if server.name == "constant":
-            return
+        """Raise an error if a server predicts other than PyTorch does here, for any payload that it has."""
+        for payload in PAYLOADS.values():
+            asked = self.request(server, model, payload)
+            if asked is None:
+                continue
+            path, body, headers = asked
+            answer = httpx.post(url + path, content=body, headers=headers, timeout=60)
+            if payload.form == "binary" and answer.status_code == 415:
+                continue
+            answer.raise_for_status()
+            if server.name == "constant":
+                continue
+            for task, probs in self._answered(answer, model, payload).items():
+                if not np.allclose(probs, self._expected(model, task)[: payload.rows], atol=1e-5):
+                    raise WrongAnswerError(f"it predicts something else for {payload.name}")
+
+    def _answered(self, answer: httpx.Response, model: str, payload: Payload) -> dict[str, np.ndarray]:
+        """Return the probabilities of an answer by task."""
+        task = next(iter(CLASSES[model]))
+        if payload.form == "binary":
+            return {task: np.frombuffer(answer.content, "<f4").reshape(payload.rows, -1)}
+        content = answer.json()
+        if payload.form == "all":
+            if content["predictions"].keys() != CLASSES[model].keys():
+                raise WrongAnswerError("it predicts for other tasks")
+            return {name: np.array(each["probs"]) for name, each in content["predictions"].items()}
+        # MLflow wraps what a model returns.
+        return {task: np.array(content.get("predictions", content)["probs"])}
+
+    def _expected(self, model: str, task: str) -> np.ndarray:
+        """Return the probabilities of all rows by PyTorch."""
         os.environ |= self.env_of(model)
         with torch.inference_mode():
-            probs = torch.softmax(network.load(os.environ["BENCH_TASK"])(torch.from_numpy(self.rows)), dim=1)
-        if not np.allclose(np.array(answer.get("predictions", answer)["probs"]), probs, atol=1e-5):
-            raise SystemExit(f"{server.name} predicts something else")
+            return torch.softmax(network.load(task)(torch.from_numpy(self.rows)), dim=1).numpy()
 
 
 def free_port() -> int:
@@ -258,21 +290,32 @@ def process(
         try:
             yield running
         finally:
-            os.killpg(running.pid, signal.SIGCONT)
             running.terminate()
             with suppress(subprocess.TimeoutExpired):
                 running.wait(20)
-            # What it started itself may be left.
-            with suppress(ProcessLookupError):
-                os.killpg(running.pid, signal.SIGKILL)
+            # What it started may outlive it, and would take time from what is measured next.
+            signal_session(running.pid, signal.SIGKILL)
+            running.wait()
+
+
+def signal_session(leader: int, number: signal.Signals) -> None:
+    """Send a signal to all processes of a session; some servers start process groups of their own in it."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # After the name, which may hold anything: state, parent, group, session.
+            session = int(stat.read_text().rpartition(")")[2].split()[3])
+            if session == leader:
+                os.kill(int(stat.parent.name), number)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
 
 
 def until_ready(url: str, running: subprocess.Popen[bytes] | None = None) -> None:
-    """Wait until a server answers at an address, and other than that it is not ready."""
+    """Wait until a server has something at an address, and answers other than that it is not ready."""
     deadline = time.monotonic() + _READY_SECONDS
     while time.monotonic() < deadline and (running is None or running.poll() is None):
         try:
-            if httpx.get(url, timeout=5).status_code != 503:
+            if httpx.get(url, timeout=5).status_code not in (404, 503):
                 return
         except httpx.TransportError:
             pass
@@ -303,7 +346,7 @@ def measured(
             command += ["--header", f"{name}: {value}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
+        raise MeasurementError(done.stderr.strip()[-500:])
     return json.loads(done.stdout)
 
 
@@ -319,8 +362,10 @@ def compare(
 ) -> Rounds:
     """Measure all servers of a model, round by round."""
     found: Rounds = {}
+    failed: set[Key] = set()
     with ExitStack() as stack:
-        running: dict[Server, tuple[str, int]] = {}
+        running: dict[Server, str] = {}
+        pids: dict[Server, int] = {}
         for server in servers:
             if not Path(server.python).exists():
                 console.print(f"{server.name} is left out: make bench-serve makes {server.python}")
@@ -329,30 +374,42 @@ def compare(
             command = server.command(int(url.rpartition(":")[2]))
             started = stack.enter_context(process(command, world.env_of(model), SERVER_CORE))
             try:
-                until_ready(url + ("/readyz" if server.name == "taskloom" else "/"), started)
+                until_ready(url + ("/readyz" if server.name == "taskloom" else server.path), started)
                 world.check(url, server, model)
-            except (TimeoutError, httpx.HTTPError) as error:
+            except (TimeoutError, httpx.HTTPError, WrongAnswerError) as error:
                 console.print(f"{server.name} is left out: {error}")
                 continue
-            running[server] = url, started.pid
+            running[server] = url
+            pids[server] = started.pid
         # Ours goes on loading for a while after it is ready.
         time.sleep(arguments.settle)
-        for _, group in running.values():
-            # Some are busy even while nobody asks them.
-            os.killpg(group, signal.SIGSTOP)
+        # Some servers compute while nobody asks them anything.
+        for pid in pids.values():
+            stack.callback(signal_session, pid, signal.SIGCONT)
+            signal_session(pid, signal.SIGSTOP)
         for _ in range(arguments.rounds):
             # What is held against one another is measured close together: the machine's pace changes.
             for connections in arguments.connections:
                 for payload in (PAYLOADS[name] for name in arguments.payloads):
                     if payload.rows > 1 and connections > _MANY:
                         continue
-                    for server, (url, group) in running.items():
+                    for server, url in running.items():
                         asked = world.request(server, model, payload)
-                        if asked is not None:
-                            os.killpg(group, signal.SIGCONT)
+                        key = (payload.name, connections, server.name)
+                        if asked is None or key in failed:
+                            continue
+                        signal_session(pids[server], signal.SIGCONT)
+                        try:
                             figures = measured(url, asked, connections, arguments.seconds)
-                            os.killpg(group, signal.SIGSTOP)
-                            found.setdefault((payload.name, connections, server.name), []).append(figures)
+                        except MeasurementError as error:
+                            console.print(
+                                f"{server.name}, {payload.name}, {connections} connections: {error}"
+                            )
+                            failed.add(key)
+                            found.pop(key, None)
+                        else:
+                            found.setdefault(key, []).append(figures)
+                        signal_session(pids[server], signal.SIGSTOP)
     return found
 
 
