@@ -15,10 +15,14 @@ _network = network.load(os.environ["BENCH_TASK"])
 
 
 class PredictIn(BaseModel):
+    """Rows."""
+
     inputs: list[list[float]]
 
 
 class PredictOut(BaseModel):
+    """What was predicted of them."""
+
     preds: list[int]
     probs: list[list[float]]
 
