@@ -80,15 +80,16 @@ $(BENCH_READY): constraints.txt
 bench: $(READY) $(BENCH_READY) ## Run the benchmarks; BENCH="training gpu" names some, BENCH_ARGS="--rounds 1" goes to them.
 	@set -e; for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(BENCH_ARGS); done
 
-# Each that cannot be installed is left out of the tables.
+# The other servers have requirements of their own, but the versions of Python, PyTorch, numpy and of what speaks HTTP
+# that .venv has.
+SERVE_SHARED := torch numpy safetensors orjson fastapi starlette uvicorn uvloop httptools pydantic
 $(SERVE_READY): constraints.txt
 	@rm -f $@
 	@echo "Installing the servers that predictions are compared with into $(SERVE_VENV): some 2 GB."
 	@$(PYTHON) -m venv --clear $(SERVE_VENV)
 	@$(SERVE_VENV)/bin/python -m pip --disable-pip-version-check install $(QUIET) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
-	  "$$($(BIN)/python -c 'import torch; print("torch==" + torch.__version__.split("+")[0])')" numpy safetensors litserve uvloop httptools
-	@for server in mlflow bentoml "ray[serve]"; do \
-	  $(SERVE_VENV)/bin/python -m pip --disable-pip-version-check install $(QUIET) "$$server" || echo "$$server cannot be installed" >&2; done
+	  $$($(BIN)/python -c 'import sys; from importlib.metadata import version; print(*(f"{name}=={version(name)}" for name in sys.argv[1:]))' $(SERVE_SHARED)) \
+	  litserve==0.2.19 mlflow==3.17.2 bentoml==1.4.40 'ray[serve]==2.60.0'
 	@touch $@
 
 bench-serve: $(READY) $(SERVE_READY) ## Measure predictions over HTTP beside other servers; BENCH_ARGS="--rounds 1" goes to it.
