@@ -24,6 +24,7 @@ from app.http.direct import DirectFirst
 from app.http.errors import install_handlers
 from app.http.middleware import RequestMiddleware, Told
 from app.http.resources import Resources
+from app.logs import get_logger
 from app.models import routes as models
 from app.open_inference import routes as open_inference
 from app.predictions import routes as predictions
@@ -39,6 +40,8 @@ from app.storage.encoders import SentenceEncoders
 from app.tasks import routes as tasks
 from app.tasks.service import warm_up
 from app.uploads import routes as uploads
+
+log = get_logger(__name__)
 
 _DESCRIPTION = """
 One shared PyTorch model for many related tasks. Register **tasks** (paths through a network of modules shared by name)
@@ -73,6 +76,7 @@ def create_app(
         torch.set_num_threads(settings.resolved_serving_threads)
         app.state.current_versions = CurrentVersions(db, loader, settings, lambda: told.times, in_flight)
         keeping = asyncio.create_task(app.state.current_versions.keep())
+        keeping.add_done_callback(_log_end)
         # torch loads what the first check of a task needs, some two seconds' worth, while nobody waits for it.
         warming = threading.Thread(target=_warm_up, daemon=True, name="warm-up")
         warming.start()
@@ -109,6 +113,11 @@ def create_app(
 
     _describe_problems(app)
     return DirectFirst([*predictions.router.routes, *open_inference.direct.routes], app)
+
+
+def _log_end(keeping: asyncio.Task[None]) -> None:
+    if not keeping.cancelled() and keeping.exception() is not None:
+        log.error("names of versions are no longer looked up in advance", exc_info=keeping.exception())
 
 
 def _warm_up() -> None:

@@ -34,6 +34,9 @@ Groups = Sequence[tuple[tuple[str, ...], Mapping[str, Any]]]
 _AT_ONCE_SECONDS = 0.004
 """A forward pass that is expected to take longer is computed in a thread, so that other requests are read meanwhile."""
 
+_MOST_NUMBERS_WAITING = 32_000_000
+"""Numbers in the fields of requests that wait, all together: a queue of large requests is full sooner."""
+
 _ROWS = Counter("taskloom_predicted_rows_total", "Rows predicted.", ["model"])
 _TOGETHER = Histogram(
     "taskloom_requests_per_forward_pass",
@@ -82,6 +85,8 @@ class Batcher:
         self._threads = threads
         self._in_flight = in_flight
         self._waiting: deque[_Waiting] = deque()
+        # That the fields of those hold.
+        self._numbers = 0
         self._is_due = False
         self._delayed: asyncio.Handle | None = None
         self._is_computing = False
@@ -104,7 +109,9 @@ class Batcher:
             DeadlineExceeded: If the deadline passes first.
             OperationError: If a module refuses its inputs' values.
         """
-        if len(self._waiting) >= self.serving.max_queue:
+        numbers = sum(values.size for values in fields.values())
+        is_full = len(self._waiting) >= self.serving.max_queue
+        if is_full or (self._waiting and self._numbers + numbers > _MOST_NUMBERS_WAITING):
             raise Overloaded(
                 f"{len(self._waiting)} predictions of this version wait already: try again in a moment"
             )
@@ -118,6 +125,7 @@ class Batcher:
             _hand_out([one], self._compute([one]))
             return future.result()
         self._waiting.append(one)
+        self._numbers += numbers
         if not self._is_computing:
             self._schedule(loop)
         if deadline is None:
@@ -150,8 +158,10 @@ class Batcher:
         taken = self._take()
         self._came_together = len(taken)
         slow: list[list[_Waiting]] = []
+        seconds = 0.0
         for group in self._grouped(taken):
-            if self._expected(group) > _AT_ONCE_SECONDS:
+            seconds += self._expected(group)
+            if seconds > _AT_ONCE_SECONDS:
                 slow.append(group)
             else:
                 _hand_out(group, self._compute(group))
@@ -177,6 +187,7 @@ class Batcher:
         rows = 0
         while self._waiting and (not taken or rows + self._waiting[0].n <= self.serving.max_batch_rows):
             one = self._waiting.popleft()
+            self._numbers -= sum(values.size for values in one.fields.values())
             if one.answer.done():
                 continue
             if one.deadline is not None and one.deadline <= now:
@@ -250,10 +261,7 @@ class Batcher:
 
     def _learn(self, n: int, seconds: float) -> None:
         """Correct what a row is expected to take by what rows took, a little at a time."""
-        expected = self._seconds + self._seconds_per_row * n
-        if not expected:
-            self._seconds = seconds
-            return
+        expected = max(1e-6, self._seconds + self._seconds_per_row * n)
         # Rare pauses of the machine must not count for much.
         ratio = min(2.0, max(0.5, seconds / expected)) ** 0.1
         self._seconds, self._seconds_per_row = self._seconds * ratio, self._seconds_per_row * ratio

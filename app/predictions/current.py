@@ -71,6 +71,7 @@ class _Name:
         checked: When that was, by a monotonic clock.
         used: When it was last asked for.
         is_moving: Whether the version that it is to stand for next is being loaded.
+        is_assumed: Whether the database was away when it was last looked up.
     """
 
     served: Served
@@ -78,6 +79,7 @@ class _Name:
     checked: float
     used: float
     is_moving: bool = False
+    is_assumed: bool = False
 
 
 class CurrentVersions:
@@ -161,11 +163,13 @@ class CurrentVersions:
             in_use = [key for key, name in self._names.items() if now - name.used < _IN_USE_SECONDS]
             if in_use or now >= pins_due:
                 before, pulse = pulse, await self._read_pulse()
-                if pulse and pulse == before:
-                    for key in in_use:
-                        self._confirm(key, told, now)
-                else:
-                    await self._look_up_again(in_use)
+                if not pulse or pulse != before:
+                    # Whatever is not looked up now must be when it is next asked for.
+                    for key in self._names.keys() - set(in_use):
+                        del self._names[key]
+                await self._look_up_again(
+                    [key for key in in_use if pulse != before or not self._confirm(key, told, now)]
+                )
             if now >= pins_due:
                 pins_due = now + _PINS_SECONDS
                 await self._pin()
@@ -184,10 +188,12 @@ class CurrentVersions:
         except DATABASE_AWAY:
             return ""
 
-    def _confirm(self, key: Key, told: int, now: float) -> None:
-        """Note that a name stands for what it stood for when it was last looked up."""
-        if (name := self._names.get(key)) is not None:
+    def _confirm(self, key: Key, told: int, now: float) -> bool:
+        """Note that a name stands for what it stood for when it was last looked up; say whether that is so."""
+        name = self._names.get(key)
+        if name is not None and not name.is_assumed:
             name.told, name.checked = max(name.told, told), now
+        return name is None or not name.is_assumed
 
     async def _look_up_again(self, keys: Iterable[Key]) -> None:
         async def again(key: Key) -> None:
@@ -217,7 +223,7 @@ class CurrentVersions:
         }
 
     async def _look_up(self, key: Key, told: int) -> Served:
-        name = self._names.get(key)
+        name, is_assumed = self._names.get(key), False
         reading = asyncio.ensure_future(self._in_thread(self._resolve, key))
         try:
             await asyncio.wait({reading}, timeout=_PATIENCE_SECONDS if name else None)
@@ -231,13 +237,16 @@ class CurrentVersions:
             if name is None:
                 raise
             log.warning("the database does not answer: predicting as before", model=key[0], version=key[1])
-            served = name.served
+            served, is_assumed = name.served, True
+            # Its thread may find an error later, which nobody waits for.
+            reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         else:
             served = await self._served(found, serving, name)
         if served.key in self._cache or key[0] in self._pins:
             now, known = time.monotonic(), self._names.get(key)
             if known is None or known.told <= told:
-                self._names[key] = _Name(served, told, now, known.used if known else now)
+                used = known.used if known else now
+                self._names[key] = _Name(served, told, now, used, is_assumed=is_assumed)
         else:
             # A version larger than all that may be kept serves those who wait for it, and is dropped.
             self._names.pop(key, None)

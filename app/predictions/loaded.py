@@ -162,8 +162,8 @@ class LoadedVersion:
             keeps_rows_apart = route.paths.keeps_rows_apart(self._made_up(route, 3))
             answers = route.paths(self._made_up(route, 1))
         except TaskloomError:
-            # A field of unknown shape, or indices of unknown range: the first caller warms the path up.
-            return WarmUp(keeps_rows_apart=False, seconds=0.0, seconds_per_row=0.0, outputs={})
+            # A field of unknown shape, or indices of unknown range: the first caller warms the path up, in a thread.
+            return WarmUp(keeps_rows_apart=False, seconds=1.0, seconds_per_row=0.0, outputs={})
         per_row = max(0.0, (seconds[1] - seconds[0]) / (_WARM_ROWS[1] - _WARM_ROWS[0]))
         outputs = {
             f"{recipe.task}.{name}": answers[recipe.task][kind].numpy()

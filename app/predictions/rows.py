@@ -156,7 +156,7 @@ def _as_read(name: str, values: NDArray[Any], known: FieldShape) -> NDArray[Any]
         array = values
     elif values.dtype.kind not in "biuf":
         raise Invalid.at(pointer_to("inputs", name), f"{values.dtype} is no type of numbers")
-    elif dtype.kind == "i" and values.dtype.kind == "f" and bool((values != np.trunc(values)).any()):
+    elif dtype.kind == "i" and values.dtype.kind == "f" and not _are_integers(values):
         raise Invalid.at(
             pointer_to("inputs", name), "an embedding reads this field: its values must be integers"
         )
@@ -167,6 +167,10 @@ def _as_read(name: str, values: NDArray[Any], known: FieldShape) -> NDArray[Any]
         at = np.argwhere(~np.isfinite(array))[0].tolist()
         raise Invalid.at(pointer_to("inputs", name, *at), "this is no finite number in float32")
     return array
+
+
+def _are_integers(values: NDArray[Any]) -> bool:
+    return bool((np.isfinite(values) & (values == np.trunc(values))).all())
 
 
 @dataclass(frozen=True)
