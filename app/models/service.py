@@ -306,7 +306,8 @@ def served_version(
     if found is None:
         get(session, name)
         raise missing("version", f"{wanted}' of model '{name}")
-    return found.tuple()
+    number, sha256, preprocessing, serving = found
+    return number, sha256, preprocessing, serving
 
 
 def pinned(session: Session) -> set[str]:

@@ -6,9 +6,9 @@ tells what is wrong with it, and where.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, cast
+from urllib.parse import parse_qs
 
 import numpy as np
 import orjson
@@ -20,7 +20,7 @@ from app.predictions.loaded import LoadedVersion, Route
 from app.predictions.question import DEFAULT_RETURNS, Question
 from app.predictions.rows import JsonInputs, ParsedInputs, RawRows, Rows
 from app.predictions.schemas import PredictIn, PredictManyIn
-from app.problems import MalformedBody, Problem, problem_of_entries
+from app.problems import Invalid, MalformedBody, Problem, problem_of_entries
 
 _KEPT_BYTES = 2**20
 """A parser keeps as much memory as its largest body took: one that has read a larger one is let go."""
@@ -128,22 +128,27 @@ class JsonBody:
         return Question(None if tasks is None else tuple(tasks), tuple(body.returns), body.version)
 
 
-def question_in_query(given: Mapping[str, Sequence[str]], task: str | None) -> Question:
+@lru_cache(maxsize=1024)
+def question_in_query(query: bytes, task: str | None) -> Question:
     """Return the question in a query string: ``version``, ``return`` and ``tasks``, lists with commas or repeated.
 
     Args:
-        given: The parameters' values, by name.
+        query: As it came.
         task: The task that the path names; None where the query may name several.
 
     Raises:
         Invalid: If it breaks a rule.
     """
+    try:
+        given = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=1000)
+    except ValueError as error:
+        raise Invalid(f"the query string cannot be read: {error}") from None
     said: dict[str, Any] = {
         name: [part for value in given[name] for part in value.split(",")]
         for name in ("return", "tasks")
-        if given.get(name)
+        if name in given
     }
-    if given.get("version"):
+    if "version" in given:
         said["version"] = given["version"][-1]
     try:
         if task is not None:

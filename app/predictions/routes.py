@@ -115,8 +115,7 @@ async def _predict(request: Request, model: str, task: str | None) -> tuple[serv
         body = JsonBody(content, task)
         question, rows = body.question, body
     else:
-        given = {name: request.query_params.getlist(name) for name in _QUERY}
-        question = question_in_query(given, task)
+        question = question_in_query(request.scope["query_string"], task)
         rows = rows_of_bytes(content, media_type, request.headers)
     current = request.app.state.current_versions
     return await service.predict(current, model, question, rows, len(content), deadline), form

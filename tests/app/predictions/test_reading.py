@@ -93,8 +93,14 @@ def test_a_task_in_the_path_is_not_named_again() -> None:
 
 
 def test_a_query_says_what_is_asked() -> None:
-    given = {"return": ["preds,probs", "top_k:3"], "tasks": ["a", "b"], "version": ["7"]}
-    assert question_in_query(given, None) == Question(("a", "b"), ("preds", "probs", "top_k:3"), "7")
-    assert question_in_query({}, "a") == Question(("a",))
+    query = b"return=preds,probs&return=top_k:3&tasks=a&tasks=b&version=7&x=y"
+    assert question_in_query(query, None) == Question(("a", "b"), ("preds", "probs", "top_k:3"), "7")
+    assert question_in_query(b"", "a") == Question(("a",))
+
+
+@pytest.mark.parametrize(
+    "query", [b"return=", b"return=gradients", b"version=", b"tasks=a", b"\xff=1&return=\xff"]
+)
+def test_a_query_that_breaks_a_rule_is_refused(query: bytes) -> None:
     with pytest.raises(Invalid):
-        question_in_query({"return": [""]}, "a")
+        question_in_query(query, "a")
