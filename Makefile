@@ -110,7 +110,7 @@ migration: $(READY) ## Draft what app/db/tables.py has new: make migration NAME=
 lock: $(READY) ## Write the versions installed now to constraints.txt.
 	@$(PIP) freeze --all --exclude-editable > $(VENV)/freeze.txt
 	@{ echo "# The versions that \`make setup\` and the image install; written by \`make lock\`."; \
-	  sed -E 's/^(torch==[0-9.]+)\+.*/\1/' $(VENV)/freeze.txt | grep -viE '^(#|pip=|wheel=|nvidia|triton|cuda)'; } > constraints.txt
+	  sed -E 's/^(torch==[0-9.]+)\+.*/\1/' $(VENV)/freeze.txt | grep -viE '^(#|pip=|wheel=|nvidia|triton=|cuda)'; } > constraints.txt
 	@touch $(READY)
 
 image: ## Build the container image taskloom:latest (CPU); TORCH_INDEX= takes the CUDA build.
