@@ -94,7 +94,13 @@ def _chained(forwards: Sequence[Callable[..., Any]]) -> Callable[[Any], Any]:
 
 
 def answer(output: Output, logits: Any, kinds: Collection[str]) -> dict[str, Any]:
-    """Return what is wanted of one task, by kind, on the CPU.
+    """Return what is wanted of one task, by kind, on the CPU; see :func:`answer_in_place`."""
+    found = answer_in_place(output, logits, kinds)
+    return {kind: to_device(found[kind], _CPU) for kind in kinds}
+
+
+def answer_in_place(output: Output, logits: Any, kinds: Collection[str]) -> dict[str, Any]:
+    """Return what is wanted of one task, by kind, on the device where its logits are.
 
     Args:
         output: The task's output function.
@@ -110,7 +116,7 @@ def answer(output: Output, logits: Any, kinds: Collection[str]) -> dict[str, Any
         found["probs"] = output(logits)
     if "preds" in kinds:
         found["preds"] = output.preds(found["probs"]) if "probs" in found else output.preds_of(logits)
-    return {kind: to_device(found[kind], _CPU) for kind in kinds}
+    return {kind: found[kind] for kind in kinds}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Models to be taken elsewhere: bundles to import again, programs of torch.export, ONNX."""

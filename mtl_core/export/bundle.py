@@ -1,0 +1,332 @@
+"""Bundles: a model's specs, its weights and how its fields are made, to be taken elsewhere and imported again."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mtl_core.building.budget import Limits, check_budget, count_parameters
+from mtl_core.building.fields import FieldShape, FieldShapes
+from mtl_core.building.tasks import build_tasks, check_task
+from mtl_core.errors import MODULE_FAILURES, BundleError, TaskloomError, first_line, pointer_to
+from mtl_core.export.left_out import what_is_left_out
+from mtl_core.files import written_whole
+from mtl_core.model.classifier import MultitaskClassifier
+from mtl_core.model.weights import load_module_weights
+from mtl_core.preprocessing import FittedField
+from mtl_core.specs import DType, TaskSpec
+
+SPEC, WEIGHTS, PREPROCESSING, NOTE = "spec.json", "weights.safetensors", "preprocessing.json", "README.md"
+"""What a bundle holds; the last two may be lacking, and the note is never read."""
+
+MAX_SPEC_BYTES, MAX_PREPROCESSING_BYTES, MAX_TASKS = 2**24, 2**27, 4096
+"""What is read of a bundle at most, in bytes, and of how many tasks."""
+
+_BYTES_BESIDE_A_TENSOR, _BYTES_BESIDE = 1024, 2**16
+"""Room for names and shapes in a file of weights."""
+
+_MOMENT = (1980, 1, 1, 0, 0, 0)
+"""When all files of an archive were made: equal bundles are equal files."""
+
+
+class _Field(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    shape: Annotated[list[Annotated[int, Field(strict=True, ge=1, le=2**24)]], Field(max_length=8)] | None
+    dtype: DType
+    vocabulary: Annotated[int, Field(strict=True, ge=1)] | None = None
+
+
+class _Preprocessing(BaseModel):
+    """What the library knows of a preprocessing; who wrote it may know more."""
+
+    model_config = ConfigDict(extra="allow")
+
+    fields: dict[str, FittedField] = {}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a bundle holds, checked.
+
+    Attributes:
+        specs: The tasks.
+        weights: Tensors by ``{module name}/{path in the module}``: just those of the tasks' modules.
+        fields: Shape and dtype of one example of each field.
+        preprocessing: How raw columns become fields, as JSON; None where the bundle has none.
+    """
+
+    specs: list[TaskSpec]
+    weights: dict[str, torch.Tensor]
+    fields: FieldShapes
+    preprocessing: str | None
+
+    def classifier(
+        self, name: str | None = None, device: int | str | torch.device = -1
+    ) -> MultitaskClassifier:
+        """Build the model, which answers bit for bit what the one that was written did.
+
+        Args:
+            name: What to call it; default: that of its class.
+            device: Where it lives, as for :class:`~mtl_core.MultitaskClassifier`; default: the CPU.
+        """
+        classifier = MultitaskClassifier(build_tasks(self.specs), name=name, device=device)
+        load_module_weights(classifier, self.weights)
+        return classifier.eval()
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["taskloom-bundle"]
+    version: Literal[1]
+    tasks: Annotated[list[TaskSpec], Field(min_length=1, max_length=MAX_TASKS)]
+    fields: dict[Annotated[str, Field(max_length=256)], _Field]
+
+    @classmethod
+    def read(cls, content: bytes) -> _Manifest:
+        try:
+            manifest = cls.model_validate_json(content)
+        except ValidationError as error:
+            raise BundleError(f"'{SPEC}': {_words(error)}") from error
+        names = [spec.name for spec in manifest.tasks]
+        if len(set(names)) < len(names):
+            raise BundleError(f"'{SPEC}': two tasks have one name")
+        return manifest
+
+    def bundle(self, weights: Mapping[str, torch.Tensor], preprocessing: str | None) -> Bundle:
+        fields = {
+            name: FieldShape(field.shape, field.dtype, vocabulary=field.vocabulary)
+            for name, field in self.fields.items()
+        }
+        return Bundle(list(self.tasks), dict(weights), fields, preprocessing)
+
+
+def write_bundle(
+    path: str | os.PathLike[str],
+    specs: Sequence[TaskSpec],
+    weights: Mapping[str, torch.Tensor],
+    fields: Mapping[str, FieldShape],
+    preprocessing: str | None = None,
+) -> None:
+    """Write a model as a folder, or as a zip archive, which is there whole or not at all.
+
+    It holds ``spec.json``, ``weights.safetensors``, ``preprocessing.json`` where there is one, and ``README.md``, which
+    says what a caller does to raw columns.
+
+    Args:
+        path: A name that ends in ``.zip``, for an archive, or a folder; what is there is replaced, file by file.
+        specs: The tasks, with nothing left open that comes with the data.
+        weights: As :func:`~mtl_core.module_weights` answers them.
+        fields: Shape and dtype of one example of each field.
+        preprocessing: How raw columns become fields: a JSON object, with a
+            :class:`~mtl_core.preprocessing.FittedField` for each field under ``fields``; default: fields are tensors.
+
+    Raises:
+        BundleError: If these do not belong together, so that what is written could not be read again.
+    """
+    manifest = {
+        "format": "taskloom-bundle",
+        "version": 1,
+        "tasks": [spec.written_out() for spec in specs],
+        "fields": {
+            name: {"shape": field.shape, "dtype": field.dtype, "vocabulary": field.vocabulary}
+            for name, field in fields.items()
+        },
+    }
+    content = {SPEC: json.dumps(manifest, indent=1).encode()}
+    bundle = _Manifest.read(content[SPEC]).bundle(weights, preprocessing)
+    _check_weights(bundle, bundle.weights)
+    content[WEIGHTS] = safetensors.torch.save(bundle.weights)
+    if preprocessing is not None:
+        content[PREPROCESSING] = preprocessing.encode()
+    content[NOTE] = what_is_left_out(fields, _fitted(bundle)).encode()
+    if os.fspath(path).endswith(".zip"):
+        with written_whole(path) as scratch, zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in content.items():
+                archive.writestr(zipfile.ZipInfo(name, _MOMENT), data, zipfile.ZIP_DEFLATED)
+        return
+    for name, data in content.items():
+        with written_whole(Path(path) / name) as scratch:
+            scratch.write_bytes(data)
+
+
+def read_bundle(path: str | os.PathLike[str], limits: Limits = Limits()) -> Bundle:  # noqa: B008 It is frozen.
+    """Read what :func:`write_bundle` wrote, whoever it is from: nothing is unpickled, and nothing is unpacked to disk.
+
+    Specs are checked as those of a request are, and weights are read only once the tasks are known to be within the
+    limits: no more of them than the tasks have.
+
+    Args:
+        path: The folder, or the archive.
+        limits: What the tasks may ask for, each and all together.
+
+    Raises:
+        FileNotFoundError: If there is neither.
+        BundleError: If a file is missing, strange, too large or damaged, a task is wrong or too large, or weights or
+            preprocessing are of another model.
+    """
+    place = Path(path)
+    if place.is_dir():
+        return _read(_Folder(place), limits)
+    try:
+        with zipfile.ZipFile(place) as archive:
+            return _read(_Archive(archive), limits)
+    except (BundleError, FileNotFoundError):
+        raise
+    except _DAMAGE as error:
+        raise BundleError(
+            f"'{place.name}' is no zip archive, or a damaged one: {first_line(error)}"
+        ) from error
+
+
+class _Folder:
+    """The files of a bundle that is a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def names(self) -> list[str]:
+        return sorted(entry.name for entry in self._path.iterdir())
+
+    def read(self, name: str, most: int) -> bytes:
+        path = self._path / name
+        # Who made the folder may have made a link to a file that is none of theirs.
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise BundleError(f"'{name}' is no plain file")
+        _check_size(name, path.stat().st_size, most)
+        with path.open("rb") as file:
+            return file.read(most)
+
+
+class _Archive:
+    """The files of a bundle that is a zip archive, read from where they are."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+
+    def names(self) -> list[str]:
+        return [entry.filename for entry in self._archive.infolist()]
+
+    def read(self, name: str, most: int) -> bytes:
+        entry = self._archive.getinfo(name)
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or entry.flag_bits & 1:
+            raise BundleError(f"'{name}' is encrypted, or compressed in another way than deflate")
+        _check_size(name, entry.file_size, most)
+        with self._archive.open(entry) as file:
+            # What an entry says of its size may be wrong; one byte more than is allowed is enough to know.
+            content = file.read(most + 1)
+        _check_size(name, len(content), most)
+        return content
+
+
+def _read(files: _Folder | _Archive, limits: Limits) -> Bundle:
+    names = files.names()
+    if strange := sorted(set(names) - {SPEC, WEIGHTS, PREPROCESSING, NOTE}):
+        raise BundleError(f"a bundle has no file '{strange[0]}'")
+    if len(set(names)) < len(names):
+        raise BundleError("two files have one name")
+    for name in (SPEC, WEIGHTS):
+        if name not in names:
+            raise BundleError(f"'{name}' is missing")
+    manifest = _Manifest.read(files.read(SPEC, MAX_SPEC_BYTES))
+    preprocessing = None
+    if PREPROCESSING in names:
+        preprocessing = _text(PREPROCESSING, files.read(PREPROCESSING, MAX_PREPROCESSING_BYTES))
+    outline = manifest.bundle({}, preprocessing)
+    _fitted(outline)
+    model = _outline(outline, limits)
+    tensors = [*model.parameters(), *model.buffers()]
+    most = sum(tensor.nbytes + _BYTES_BESIDE_A_TENSOR for tensor in tensors) + _BYTES_BESIDE
+    try:
+        weights = safetensors.torch.load(files.read(WEIGHTS, most))
+    except (safetensors.SafetensorError, *MODULE_FAILURES) as error:
+        raise _of_file(WEIGHTS, error) from error
+    _check_weights(outline, weights)
+    return manifest.bundle(weights, preprocessing)
+
+
+def _outline(bundle: Bundle, limits: Limits) -> MultitaskClassifier:
+    """Return the model without its weights, once it is known to be within limits."""
+    try:
+        for spec in bundle.specs:
+            check_task(spec, limits, bundle.fields)
+        with torch.device("meta"):
+            tasks = build_tasks(bundle.specs)
+        check_budget(count_parameters(tasks), limits)
+        return MultitaskClassifier(tasks, device="meta")
+    except TaskloomError as error:
+        raise _of_file(SPEC, error) from error
+
+
+def _check_weights(bundle: Bundle, weights: Mapping[str, torch.Tensor]) -> None:
+    """Refuse weights that are not just those of the tasks' modules."""
+    try:
+        with torch.device("meta"):
+            model = MultitaskClassifier(build_tasks(bundle.specs), device="meta")
+    except TaskloomError as error:
+        raise _of_file(SPEC, error) from error
+    modules = {key.rpartition("/")[0] for key in weights}
+    if strange := sorted(modules - set(model.module_pool)):
+        raise BundleError(f"'{WEIGHTS}': no task has a module '{strange[0]}'")
+    try:
+        # On the meta device nothing is copied.
+        load_module_weights(model, weights)
+    except TaskloomError as error:
+        raise _of_file(WEIGHTS, error) from error
+
+
+def _fitted(bundle: Bundle) -> dict[str, FittedField]:
+    """Return what is said of how fields are made; refuse it where it makes others than the tasks were trained on."""
+    if bundle.preprocessing is None:
+        return {}
+    try:
+        fitted = _Preprocessing.model_validate_json(bundle.preprocessing).fields
+    except ValidationError as error:
+        raise BundleError(f"'{PREPROCESSING}': {_words(error)}") from error
+    for name, field in fitted.items():
+        known = bundle.fields.get(name)
+        if known is None or known.shape != field.shape or known.dtype != field.dtype:
+            made = f"field '{name}', {field.dtype} {field.shape}"
+            given = "no such field" if known is None else f"{known.dtype} {known.shape}"
+            raise BundleError(f"'{PREPROCESSING}' makes {made}; '{SPEC}' has {given}")
+    return fitted
+
+
+def _check_size(name: str, size: int, most: int) -> None:
+    if size > most:
+        raise BundleError(f"'{name}' is larger than {most:,} bytes, which is the most that it may be here")
+
+
+def _text(name: str, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise _of_file(name, error) from error
+
+
+def _of_file(name: str, error: Exception) -> BundleError:
+    return BundleError(f"'{name}': {first_line(error)}")
+
+
+def _words(error: ValidationError) -> str:
+    """Return the first thing that is wrong, and where."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{pointer_to(*first['loc'])}: {first['msg']}"
+
+
+_DAMAGE = (*MODULE_FAILURES, zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError)
+"""What a damaged archive makes ``zipfile`` raise."""
