@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mtl_core.data import DictDataLoader, DictDataset, collate_dicts
     from mtl_core.errors import (
+        BundleError,
+        ExportError,
         LossError,
         ModuleConflictError,
         NonFiniteLossError,
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
         TaskloomError,
         TrainingStoppedError,
     )
+    from mtl_core.export.bundle import Bundle, read_bundle, write_bundle
+    from mtl_core.export.left_out import what_is_left_out
+    from mtl_core.export.onnx import OnnxCheck, check_onnx, export_onnx
+    from mtl_core.export.program import export_program, save_program
+    from mtl_core.export.served import ServedTasks
     from mtl_core.losses import cross_entropy_with_probs
     from mtl_core.mapped import ArrayWriter, MappedDataset
     from mtl_core.model.classifier import MultitaskClassifier
@@ -55,11 +62,14 @@ if TYPE_CHECKING:
 __all__ = [
     "AmbiguousOutputError",
     "ArrayWriter",
+    "Bundle",
+    "BundleError",
     "Checkpointer",
     "CheckpointerConfig",
     "ClassifierConfig",
     "DictDataLoader",
     "DictDataset",
+    "ExportError",
     "FitListener",
     "LogManager",
     "LogManagerConfig",
@@ -70,6 +80,7 @@ __all__ = [
     "ModuleConflictError",
     "MultitaskClassifier",
     "NonFiniteLossError",
+    "OnnxCheck",
     "Operation",
     "OperationError",
     "OutputDict",
@@ -80,6 +91,7 @@ __all__ = [
     "Score",
     "Scorer",
     "SequentialScheduler",
+    "ServedTasks",
     "ShuffledScheduler",
     "SliceAwareClassifier",
     "SliceCombinerModule",
@@ -94,9 +106,12 @@ __all__ = [
     "TrainerConfig",
     "TrainingStoppedError",
     "add_slice_labels",
+    "check_onnx",
     "collate_dicts",
     "convert_to_slice_tasks",
     "cross_entropy_with_probs",
+    "export_onnx",
+    "export_program",
     "filter_labels",
     "get_label_buckets",
     "get_label_instances",
@@ -106,9 +121,13 @@ __all__ = [
     "module_weights",
     "preds_to_probs",
     "probs_to_preds",
+    "read_bundle",
+    "save_program",
     "slice_dataframe",
     "slicing_function",
     "to_int_label_array",
+    "what_is_left_out",
+    "write_bundle",
 ]
 
 # Where each public name is at home. A module is imported when one of its names is first asked for: so what needs no
@@ -120,6 +139,8 @@ _HOMES = {
         "collate_dicts",
     ),
     "mtl_core.errors": (
+        "BundleError",
+        "ExportError",
         "LossError",
         "ModuleConflictError",
         "NonFiniteLossError",
@@ -128,6 +149,22 @@ _HOMES = {
         "TaskloomError",
         "TrainingStoppedError",
     ),
+    "mtl_core.export.bundle": (
+        "Bundle",
+        "read_bundle",
+        "write_bundle",
+    ),
+    "mtl_core.export.left_out": ("what_is_left_out",),
+    "mtl_core.export.onnx": (
+        "OnnxCheck",
+        "check_onnx",
+        "export_onnx",
+    ),
+    "mtl_core.export.program": (
+        "export_program",
+        "save_program",
+    ),
+    "mtl_core.export.served": ("ServedTasks",),
     "mtl_core.losses": ("cross_entropy_with_probs",),
     "mtl_core.mapped": (
         "ArrayWriter",

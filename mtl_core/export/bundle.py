@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-import stat
-import struct
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
+import pyarrow as pa
 import safetensors
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mtl_core.building.budget import Limits, check_budget, count_parameters
 from mtl_core.building.fields import FieldShape, FieldShapes
 from mtl_core.building.tasks import build_tasks, check_task
 from mtl_core.errors import MODULE_FAILURES, BundleError, TaskloomError, first_line, pointer_to
+from mtl_core.export.files import Archive, Folder, opened
 from mtl_core.export.left_out import what_is_left_out
 from mtl_core.files import written_whole
 from mtl_core.model.classifier import MultitaskClassifier
 from mtl_core.model.weights import load_module_weights
-from mtl_core.preprocessing import FittedField
+from mtl_core.preprocessing import FittedField, SentenceEncoder
+from mtl_core.preprocessing.columns import Column
+from mtl_core.preprocessing.fitted import FittedIndex, FittedOneHot
 from mtl_core.specs import DType, TaskSpec
 
 SPEC, WEIGHTS, PREPROCESSING, NOTE = "spec.json", "weights.safetensors", "preprocessing.json", "README.md"
@@ -179,61 +182,11 @@ def read_bundle(path: str | os.PathLike[str], limits: Limits = Limits()) -> Bund
         BundleError: If a file is missing, strange, too large or damaged, a task is wrong or too large, or weights or
             preprocessing are of another model.
     """
-    place = Path(path)
-    if place.is_dir():
-        return _read(_Folder(place), limits)
-    try:
-        with zipfile.ZipFile(place) as archive:
-            return _read(_Archive(archive), limits)
-    except (BundleError, FileNotFoundError):
-        raise
-    except _DAMAGE as error:
-        raise BundleError(
-            f"'{place.name}' is no zip archive, or a damaged one: {first_line(error)}"
-        ) from error
+    with opened(path) as files:
+        return _read(files, limits)
 
 
-class _Folder:
-    """The files of a bundle that is a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def names(self) -> list[str]:
-        return sorted(entry.name for entry in self._path.iterdir())
-
-    def read(self, name: str, most: int) -> bytes:
-        path = self._path / name
-        # Who made the folder may have made a link to a file that is none of theirs.
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise BundleError(f"'{name}' is no plain file")
-        _check_size(name, path.stat().st_size, most)
-        with path.open("rb") as file:
-            return file.read(most)
-
-
-class _Archive:
-    """The files of a bundle that is a zip archive, read from where they are."""
-
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self._archive = archive
-
-    def names(self) -> list[str]:
-        return [entry.filename for entry in self._archive.infolist()]
-
-    def read(self, name: str, most: int) -> bytes:
-        entry = self._archive.getinfo(name)
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or entry.flag_bits & 1:
-            raise BundleError(f"'{name}' is encrypted, or compressed in another way than deflate")
-        _check_size(name, entry.file_size, most)
-        with self._archive.open(entry) as file:
-            # What an entry says of its size may be wrong; one byte more than is allowed is enough to know.
-            content = file.read(most + 1)
-        _check_size(name, len(content), most)
-        return content
-
-
-def _read(files: _Folder | _Archive, limits: Limits) -> Bundle:
+def _read(files: Folder | Archive, limits: Limits) -> Bundle:
     names = files.names()
     if strange := sorted(set(names) - {SPEC, WEIGHTS, PREPROCESSING, NOTE}):
         raise BundleError(f"a bundle has no file '{strange[0]}'")
@@ -251,8 +204,9 @@ def _read(files: _Folder | _Archive, limits: Limits) -> Bundle:
     model = _outline(outline, limits)
     tensors = [*model.parameters(), *model.buffers()]
     most = sum(tensor.nbytes + _BYTES_BESIDE_A_TENSOR for tensor in tensors) + _BYTES_BESIDE
+    content = files.read(WEIGHTS, most)
     try:
-        weights = safetensors.torch.load(files.read(WEIGHTS, most))
+        weights = safetensors.torch.load(content)
     except (safetensors.SafetensorError, *MODULE_FAILURES) as error:
         raise _of_file(WEIGHTS, error) from error
     _check_weights(outline, weights)
@@ -298,17 +252,40 @@ def _fitted(bundle: Bundle) -> dict[str, FittedField]:
     except ValidationError as error:
         raise BundleError(f"'{PREPROCESSING}': {_words(error)}") from error
     for name, field in fitted.items():
+        try:
+            shape, dtype = field.shape, field.dtype
+        except MODULE_FAILURES as error:
+            raise BundleError(f"'{PREPROCESSING}': field '{name}' has no columns") from error
         known = bundle.fields.get(name)
-        if known is None or known.shape != field.shape or known.dtype != field.dtype:
-            made = f"field '{name}', {field.dtype} {field.shape}"
+        if known is None or known.shape != shape or known.dtype != dtype:
             given = "no such field" if known is None else f"{known.dtype} {known.shape}"
-            raise BundleError(f"'{PREPROCESSING}' makes {made}; '{SPEC}' has {given}")
+            raise BundleError(
+                f"'{PREPROCESSING}' makes field '{name}', {dtype} {shape}; '{SPEC}' has {given}"
+            )
+        try:
+            _try_out(field)
+        except MODULE_FAILURES as error:
+            raise BundleError(
+                f"'{PREPROCESSING}': field '{name}' encodes no row: {first_line(error)}"
+            ) from error
     return fitted
 
 
-def _check_size(name: str, size: int, most: int) -> None:
-    if size > most:
-        raise BundleError(f"'{name}' is larger than {most:,} bytes, which is the most that it may be here")
+def _try_out(field: FittedField) -> None:
+    """Refuse a field that cannot encode one row: its columns may be of kinds that do not go together."""
+    columns: dict[str, Column] = {
+        column.name: pa.array(["a"]) if isinstance(column, FittedOneHot | FittedIndex) else pa.nulls(1)
+        for column in field.columns
+    }
+    # None of them is asked anything of a text that is missing.
+    encoders: dict[str, SentenceEncoder] = dict.fromkeys(field.encoders, _no_vectors)
+    found = field.encode(columns, encoders)
+    if found.shape != (1, *field.shape) or found.dtype != field.dtype:
+        raise ValueError("it encodes a row in another form than it says")
+
+
+def _no_vectors(texts: list[str]) -> NDArray[np.float32]:
+    return np.zeros((len(texts), 0), dtype=np.float32)
 
 
 def _text(name: str, content: bytes) -> str:
@@ -326,7 +303,3 @@ def _words(error: ValidationError) -> str:
     """Return the first thing that is wrong, and where."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     return f"{pointer_to(*first['loc'])}: {first['msg']}"
-
-
-_DAMAGE = (*MODULE_FAILURES, zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError)
-"""What a damaged archive makes ``zipfile`` raise."""

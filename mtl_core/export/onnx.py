@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -35,7 +37,8 @@ class OnnxCheck:
 
     Attributes:
         rows: Sizes of the batches that both answered.
-        largest_difference: Between two numbers of logits, probabilities or values.
+        largest_difference: Between two numbers of logits, probabilities or values; of numbers beyond 1, as a share of
+            them.
         differing_predictions: Predicted classes that differ: where two classes are equally likely but for rounding.
     """
 
@@ -71,14 +74,16 @@ def export_onnx(
     """
     for package in ("onnx", "onnxscript"):
         require(package, "taskloom[onnx]")
+    # Before all of them are copied.
+    modules = {network.module_pool[name] for task in tasks for name in network.modules_of(task)}
+    n_bytes = sum(tensor.nbytes for module in modules for tensor in (*module.parameters(), *module.buffers()))
+    if n_bytes > _MOST_BYTES:
+        raise ExportError(f"the weights are {n_bytes:,} bytes; one ONNX file holds {_MOST_BYTES:,}")
     served = ServedTasks(network, tasks)
     batch = example_fields(served, fields)
     if taken := sorted(set(served.output_names) & batch.keys()):
         raise ExportError(f"field '{taken[0]}' is called as an output: give the field another name")
-    n_bytes = sum(tensor.nbytes for tensor in served.state_dict().values())
-    if n_bytes > _MOST_BYTES:
-        raise ExportError(f"the weights are {n_bytes:,} bytes; one ONNX file holds {_MOST_BYTES:,}")
-    program = trace(served, batch)
+    program = _translatable(trace(served, batch))
     try:
         made = torch.onnx.export(program, opset_version=OPSET, dynamo=True, verbose=False)
     except MODULE_FAILURES as error:
@@ -179,20 +184,34 @@ def _untranslated(
     found = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)', overload='(\w+)'\)>", last)
     if found is None:
         return ExportError(f"torch cannot write the tasks as ONNX: {shortened(last)}")
-    operator = f"{found[1]}.{found[2]}"
-    task, op = _origin(operator, program, served) or (None, None)
-    return ExportError(f"torch knows no ONNX for {operator}", task, op)
+    name = f"{found[1]}.{found[2]}"
+    return ExportError(f"torch knows no ONNX for {name}", *_origin(name, program, served))
 
 
 def _origin(
-    operator: str, program: torch.export.ExportedProgram, served: ServedTasks
-) -> tuple[str, str] | None:
-    for node in program.run_decompositions().graph.nodes:
-        if str(node.target) == operator:
-            for path, _ in cast("dict[str, tuple[str, Any]]", node.meta.get("nn_module_stack", {})).values():
-                if origin := served.origin_of(path):
-                    return origin
-    return None
+    name: str, program: torch.export.ExportedProgram, served: ServedTasks
+) -> tuple[str | None, str | None]:
+    """Return the task and the operation that an operator is from; None where they are not known."""
+    nodes = program.run_decompositions().graph.nodes
+    stacks = (node.meta.get("nn_module_stack", {}) for node in nodes if str(node.target) == name)
+    for path, _ in (
+        entry for stack in stacks for entry in cast("dict[str, tuple[str, Any]]", stack).values()
+    ):
+        if origin := served.origin_of(path):
+            return origin
+    return (served.tasks[0] if len(served.tasks) == 1 else None), None
+
+
+def _translatable(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Write out what torch has no ONNX for, in operators for which it has."""
+    if all(node.target is not torch.ops.aten.cumprod.default for node in program.graph.nodes):
+        return program
+    return program.run_decompositions({torch.ops.aten.cumprod.default: _running_product})
+
+
+def _running_product(values: torch.Tensor, dim: int, *, dtype: torch.dtype | None = None) -> torch.Tensor:
+    parts = (values if dtype is None else values.to(dtype)).unbind(dim)
+    return torch.stack(list(accumulate(parts, operator.mul)), dim)
 
 
 def _run(
@@ -220,7 +239,7 @@ def _random(
 def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     if found.shape != expected.shape:
         raise ExportError(f"an answer has shape {list(found.shape)}, and not {list(expected.shape)}")
-    apart = (found.double() - expected.double()).abs()
+    apart = (found.double() - expected.double()).abs() / expected.double().abs().clamp(min=1)
     # Infinity less itself is no number.
     apart[(found == expected) | (found.isnan() & expected.isnan())] = 0
     return float(apart.nan_to_num(nan=torch.inf).max()) if apart.numel() else 0.0

@@ -15,6 +15,7 @@ from mtl_core.model.inference import KINDS, answer_in_place
 from mtl_core.model.network import TaskNetwork
 from mtl_core.model.plan import EverythingInput, FieldInput
 from mtl_core.outputs import Output
+from mtl_core.slicing.combiner import SliceCombinerModule
 
 
 def output_name(task_name: str, kind: str, output: Output) -> str:
@@ -65,9 +66,14 @@ class ServedTasks(nn.Module):
         self._outputs = {name: network.tasks[name].output_func for name in self.tasks}
         self._plan = network.plan
         nodes = [network.plan.nodes[node] for node in network.plan.schedule(self.tasks)]
-        sources = [source for node in nodes for source in node.sources]
-        names = [source.name for source in sources if isinstance(source, FieldInput)]
-        reads_all = None in names or any(isinstance(source, EverythingInput) for source in sources)
+        names = [source.name for node in nodes for source in node.sources if isinstance(source, FieldInput)]
+        # A combiner of slices is given all, too, but looks at operations only.
+        reads_all = None in names or any(
+            isinstance(source, EverythingInput)
+            and not isinstance(network.module_pool[node.module_name], SliceCombinerModule)
+            for node in nodes
+            for source in node.sources
+        )
         self.fields = None if reads_all else list(dict.fromkeys(str(name) for name in names))
         pool = {node.module_name: network.module_pool[node.module_name] for node in nodes}
         # Any name is good for a task's module, but what a graph calls its weights must be Python's.
