@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mtl_core.export.bundle import Bundle, read_bundle, write_bundle
     from mtl_core.export.left_out import what_is_left_out
     from mtl_core.export.onnx import OnnxCheck, check_onnx, export_onnx
+    from mtl_core.export.preprocessing import write_beside
     from mtl_core.export.program import export_program, save_program
     from mtl_core.export.served import ServedTasks
     from mtl_core.losses import cross_entropy_with_probs
@@ -127,6 +128,7 @@ __all__ = [
     "slicing_function",
     "to_int_label_array",
     "what_is_left_out",
+    "write_beside",
     "write_bundle",
 ]
 
@@ -160,6 +162,7 @@ _HOMES = {
         "check_onnx",
         "export_onnx",
     ),
+    "mtl_core.export.preprocessing": ("write_beside",),
     "mtl_core.export.program": (
         "export_program",
         "save_program",

@@ -10,33 +10,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
-import pyarrow as pa
 import safetensors
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mtl_core.building.budget import Limits, check_budget, count_parameters
 from mtl_core.building.fields import FieldShape, FieldShapes
 from mtl_core.building.tasks import build_tasks, check_task
-from mtl_core.errors import MODULE_FAILURES, BundleError, TaskloomError, first_line, pointer_to
-from mtl_core.export.files import Archive, Folder, opened
-from mtl_core.export.left_out import what_is_left_out
+from mtl_core.errors import MODULE_FAILURES, BundleError, TaskloomError, first_line
+from mtl_core.export.files import Archive, Folder, opened, words_of
+from mtl_core.export.preprocessing import NOTE, PREPROCESSING, beside, fitted_fields
 from mtl_core.files import written_whole
 from mtl_core.model.classifier import MultitaskClassifier
 from mtl_core.model.weights import load_module_weights
-from mtl_core.preprocessing import FittedField, SentenceEncoder
-from mtl_core.preprocessing.columns import Column
-from mtl_core.preprocessing.fitted import FittedIndex, FittedOneHot
 from mtl_core.specs import DType, TaskSpec
 
-SPEC, WEIGHTS, PREPROCESSING, NOTE = "spec.json", "weights.safetensors", "preprocessing.json", "README.md"
-"""What a bundle holds; the last two may be lacking, and the note is never read."""
+SPEC, WEIGHTS = "spec.json", "weights.safetensors"
+"""What every bundle holds; it may also have a preprocessing, and a note, which is never read."""
 
 MAX_SPEC_BYTES, MAX_PREPROCESSING_BYTES, MAX_TASKS = 2**24, 2**27, 4096
 """What is read of a bundle at most, in bytes, and of how many tasks."""
+
+_BYTES_A_PARAMETER = 16
+"""Four times what most take: slices bring a layer with several names, which is written under each."""
 
 _BYTES_BESIDE_A_TENSOR, _BYTES_BESIDE = 1024, 2**16
 """Room for names and shapes in a file of weights."""
@@ -51,14 +48,6 @@ class _Field(BaseModel):
     shape: Annotated[list[Annotated[int, Field(strict=True, ge=1, le=2**24)]], Field(max_length=8)] | None
     dtype: DType
     vocabulary: Annotated[int, Field(strict=True, ge=1)] | None = None
-
-
-class _Preprocessing(BaseModel):
-    """What the library knows of a preprocessing; who wrote it may know more."""
-
-    model_config = ConfigDict(extra="allow")
-
-    fields: dict[str, FittedField] = {}
 
 
 @dataclass(frozen=True)
@@ -104,7 +93,7 @@ class _Manifest(BaseModel):
         try:
             manifest = cls.model_validate_json(content)
         except ValidationError as error:
-            raise BundleError(f"'{SPEC}': {_words(error)}") from error
+            raise BundleError(f"'{SPEC}': {words_of(error)}") from error
         names = [spec.name for spec in manifest.tasks]
         if len(set(names)) < len(names):
             raise BundleError(f"'{SPEC}': two tasks have one name")
@@ -154,9 +143,7 @@ def write_bundle(
     bundle = _Manifest.read(content[SPEC]).bundle(weights, preprocessing)
     _check_weights(bundle, bundle.weights)
     content[WEIGHTS] = safetensors.torch.save(bundle.weights)
-    if preprocessing is not None:
-        content[PREPROCESSING] = preprocessing.encode()
-    content[NOTE] = what_is_left_out(fields, _fitted(bundle)).encode()
+    content |= beside(fields, preprocessing)
     if os.fspath(path).endswith(".zip"):
         with written_whole(path) as scratch, zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, data in content.items():
@@ -200,11 +187,9 @@ def _read(files: Folder | Archive, limits: Limits) -> Bundle:
     if PREPROCESSING in names:
         preprocessing = _text(PREPROCESSING, files.read(PREPROCESSING, MAX_PREPROCESSING_BYTES))
     outline = manifest.bundle({}, preprocessing)
-    _fitted(outline)
-    model = _outline(outline, limits)
-    tensors = [*model.parameters(), *model.buffers()]
-    most = sum(tensor.nbytes + _BYTES_BESIDE_A_TENSOR for tensor in tensors) + _BYTES_BESIDE
-    content = files.read(WEIGHTS, most)
+    if preprocessing is not None:
+        fitted_fields(preprocessing, outline.fields)
+    content = files.read(WEIGHTS, _most_bytes(_outline(outline, limits), limits))
     try:
         weights = safetensors.torch.load(content)
     except (safetensors.SafetensorError, *MODULE_FAILURES) as error:
@@ -226,6 +211,23 @@ def _outline(bundle: Bundle, limits: Limits) -> MultitaskClassifier:
         raise _of_file(SPEC, error) from error
 
 
+def _most_bytes(model: MultitaskClassifier, limits: Limits) -> int:
+    """Return how large a file of the model's weights may be."""
+    # A layer of several names is there under each of them.
+    tensors = [
+        tensor
+        for module in model.module_pool.values()
+        for _, tensor in (
+            *module.named_parameters(remove_duplicate=False),
+            *module.named_buffers(remove_duplicate=False),
+        )
+    ]
+    n_bytes = sum(tensor.nbytes for tensor in tensors)
+    if n_bytes > (most := _BYTES_A_PARAMETER * limits.max_parameters):
+        raise BundleError(f"'{SPEC}': the weights of its tasks are {n_bytes:,} bytes; at most {most:,}")
+    return n_bytes + _BYTES_BESIDE_A_TENSOR * len(tensors) + _BYTES_BESIDE
+
+
 def _check_weights(bundle: Bundle, weights: Mapping[str, torch.Tensor]) -> None:
     """Refuse weights that are not just those of the tasks' modules."""
     try:
@@ -243,51 +245,6 @@ def _check_weights(bundle: Bundle, weights: Mapping[str, torch.Tensor]) -> None:
         raise _of_file(WEIGHTS, error) from error
 
 
-def _fitted(bundle: Bundle) -> dict[str, FittedField]:
-    """Return what is said of how fields are made; refuse it where it makes others than the tasks were trained on."""
-    if bundle.preprocessing is None:
-        return {}
-    try:
-        fitted = _Preprocessing.model_validate_json(bundle.preprocessing).fields
-    except ValidationError as error:
-        raise BundleError(f"'{PREPROCESSING}': {_words(error)}") from error
-    for name, field in fitted.items():
-        try:
-            shape, dtype = field.shape, field.dtype
-        except MODULE_FAILURES as error:
-            raise BundleError(f"'{PREPROCESSING}': field '{name}' has no columns") from error
-        known = bundle.fields.get(name)
-        if known is None or known.shape != shape or known.dtype != dtype:
-            given = "no such field" if known is None else f"{known.dtype} {known.shape}"
-            raise BundleError(
-                f"'{PREPROCESSING}' makes field '{name}', {dtype} {shape}; '{SPEC}' has {given}"
-            )
-        try:
-            _try_out(field)
-        except MODULE_FAILURES as error:
-            raise BundleError(
-                f"'{PREPROCESSING}': field '{name}' encodes no row: {first_line(error)}"
-            ) from error
-    return fitted
-
-
-def _try_out(field: FittedField) -> None:
-    """Refuse a field that cannot encode one row: its columns may be of kinds that do not go together."""
-    columns: dict[str, Column] = {
-        column.name: pa.array(["a"]) if isinstance(column, FittedOneHot | FittedIndex) else pa.nulls(1)
-        for column in field.columns
-    }
-    # None of them is asked anything of a text that is missing.
-    encoders: dict[str, SentenceEncoder] = dict.fromkeys(field.encoders, _no_vectors)
-    found = field.encode(columns, encoders)
-    if found.shape != (1, *field.shape) or found.dtype != field.dtype:
-        raise ValueError("it encodes a row in another form than it says")
-
-
-def _no_vectors(texts: list[str]) -> NDArray[np.float32]:
-    return np.zeros((len(texts), 0), dtype=np.float32)
-
-
 def _text(name: str, content: bytes) -> str:
     try:
         return content.decode()
@@ -297,9 +254,3 @@ def _text(name: str, content: bytes) -> str:
 
 def _of_file(name: str, error: Exception) -> BundleError:
     return BundleError(f"'{name}': {first_line(error)}")
-
-
-def _words(error: ValidationError) -> str:
-    """Return the first thing that is wrong, and where."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return f"{pointer_to(*first['loc'])}: {first['msg']}"

@@ -11,7 +11,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mtl_core.errors import MODULE_FAILURES, BundleError, first_line
+from pydantic import ValidationError
+
+from mtl_core.errors import MODULE_FAILURES, BundleError, first_line, pointer_to
 
 _DAMAGE = (*MODULE_FAILURES, zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError)
 """What a damaged archive makes ``zipfile`` raise."""
@@ -101,6 +103,12 @@ class Archive:
             content = file.read(most + 1)
         _check_size(name, len(content), most)
         return content
+
+
+def words_of(error: ValidationError) -> str:
+    """Return the first thing that is wrong, and where."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{pointer_to(*first['loc'])}: {first['msg']}"
 
 
 def _check_size(name: str, size: int, most: int) -> None:

@@ -22,7 +22,8 @@ _PREAMBLE = """\
 
 The model takes fields, tensors of n rows each, and answers logits, probabilities or values, and predictions. How raw
 columns become fields is not part of it. It was fitted to the training data once, and must be done to every row just so;
-the numbers below, rounded here, stand in full in `preprocessing.json`.
+the numbers below, rounded here, stand in full in `preprocessing.json`. Predicted classes are numbers from 0 on; what
+they are called, where they have names, stands there under `class_names`.
 """
 
 _ITSELF = "The numbers are given as they are: the model was trained on nothing rawer.\n"

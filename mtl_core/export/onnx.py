@@ -58,7 +58,7 @@ def export_onnx(
     Inputs are called as the fields, ``[n, …]`` for any ``n`` from 1 on, and outputs ``{task}.logits``,
     ``{task}.probs`` (``{task}.outputs`` where the task has no classes) and ``{task}.preds``. What several of the tasks
     need is computed once. How raw columns become fields is not part of it: see
-    :func:`~mtl_core.export.left_out.what_is_left_out`.
+    :func:`~mtl_core.what_is_left_out`.
 
     Args:
         network: The model; it stays as it is.
@@ -83,9 +83,9 @@ def export_onnx(
     batch = example_fields(served, fields)
     if taken := sorted(set(served.output_names) & batch.keys()):
         raise ExportError(f"field '{taken[0]}' is called as an output: give the field another name")
-    program = _translatable(trace(served, batch))
+    program = trace(served, batch)
     try:
-        made = torch.onnx.export(program, opset_version=OPSET, dynamo=True, verbose=False)
+        made = torch.onnx.export(_translatable(program), opset_version=OPSET, dynamo=True, verbose=False)
     except MODULE_FAILURES as error:
         raise _untranslated(error, program, served) from error
     assert made is not None
@@ -158,11 +158,11 @@ def require(package: str, to_install: str) -> Any:
 def _rename(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
     """Give a graph's inputs and outputs their names, and what else is called so another."""
     named = dict(zip((*graph.inputs, *graph.outputs), (*inputs, *outputs), strict=True))
-    taken = set(named.values())
+    wanted = set(named.values())
     others = [*graph.initializers.values(), *(value for node in graph.all_nodes() for value in node.outputs)]
-    taken.update(value.name for value in others)
+    taken = wanted.union(value.name for value in others)
     for value in others:
-        if value not in named and value.name in named.values():
+        if value not in named and value.name in wanted:
             free = next(name for i in range(len(taken)) if (name := f"{value.name}_{i}") not in taken)
             taken.add(free)
             value.name = free

@@ -28,7 +28,7 @@ def export_program(
     """Trace some tasks of a model into one graph, from fields to answers, in evaluation mode.
 
     What several of the tasks need is computed once. How raw columns become fields is not part of it: see
-    :func:`~mtl_core.export.left_out.what_is_left_out`.
+    :func:`~mtl_core.what_is_left_out`.
 
     Args:
         network: The model; it stays as it is, and the program has copies of the weights, on the CPU.
@@ -38,7 +38,7 @@ def export_program(
     Returns:
         A program whose ``module()`` takes one dict of fields by name, ``[n, …]`` for any ``n`` from 1 on, in the order
         in which ``program.example_inputs`` has them, and answers what
-        :class:`~mtl_core.export.served.ServedTasks` does.
+        :class:`~mtl_core.ServedTasks` does.
 
     Raises:
         TaskloomError: If the model lacks a task, or none is named.
@@ -65,10 +65,14 @@ def save_program(program: torch.export.ExportedProgram, path: str | os.PathLike[
         program: What :func:`export_program` answered.
         path: The file, by custom ``….pt2``; one that is there is replaced.
     """
+    example_inputs = program.example_inputs
     # The one part that torch would pickle. What is left is JSON, and the bytes of the weights.
     program.example_inputs = None
-    with written_whole(path) as scratch, scratch.open("wb") as file:
-        torch.export.save(program, file)
+    try:
+        with written_whole(path) as scratch, scratch.open("wb") as file:
+            torch.export.save(program, file)
+    finally:
+        program.example_inputs = example_inputs
 
 
 def example_fields(

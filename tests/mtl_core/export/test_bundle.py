@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from mtl_core import BundleError, module_weights
 from mtl_core.building.budget import Limits
 from mtl_core.building.fields import FieldShape
-from mtl_core.export import read_bundle, write_bundle
+from mtl_core.export import read_bundle, write_beside, write_bundle
 from mtl_core.preprocessing import FieldPlan, NumberColumn, Summariser, fit_field
 from mtl_core.specs import TaskSpec
 
 from ..shapes import shape_spec
-from .models import MODELS, Exported, built, of_outputs
+from .models import MODELS, RIGHT, Exported, built, of_outputs
 
 EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
 Files = dict[str, bytes]
@@ -345,6 +345,29 @@ def test_a_field_of_unknown_shape_stays_so(small: Exported, tmp_path: Path) -> N
     fields = small.fields | {"circle_data": FieldShape(None, "float32")}
     write_bundle(tmp_path / "b.zip", small.specs, module_weights(small.model), fields)
     assert read_bundle(tmp_path / "b.zip").fields["circle_data"].shape is None
+
+
+def test_what_stands_beside_a_program_or_onnx_file_is_what_a_bundle_has(
+    small: Exported, files: Files, tmp_path: Path
+) -> None:
+    write_beside(tmp_path / "out", small.fields, preprocessing_of("circle_data", 2))
+    written = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    assert written == {name: files[name] for name in ("preprocessing.json", "README.md")}
+    write_beside(tmp_path / "plain", small.fields)
+    assert [file.name for file in (tmp_path / "plain").iterdir()] == ["README.md"]
+
+
+def test_a_layer_that_slices_bring_under_many_names_counts_under_each(tmp_path: Path) -> None:
+    wide = shape_spec("circle")
+    head = {"type": "Linear", "in_features": 4, "out_features": 1000}
+    parts = [RIGHT | {"name": f"s{i}"} for i in range(60)]
+    exported = built([wide | {"module_pool": wide["module_pool"] | {"circle_head": head}, "slices": parts}])
+    write(exported, tmp_path / "b.zip")
+    assert len(read_bundle(tmp_path / "b.zip").weights) == len(module_weights(exported.model))
+    with pytest.raises(
+        BundleError, match=r"'spec\.json': the weights of its tasks are 1,\d+,\d+ bytes; at most"
+    ):
+        read_bundle(tmp_path / "b.zip", Limits(max_parameters=13_000))
 
 
 def test_nothing_is_unpacked_to_disk(files: Files, tmp_path: Path) -> None:
