@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mtl_core.data import DictDataLoader, DictDataset, collate_dicts
     from mtl_core.errors import (
+        BundleError,
+        ExportError,
         LossError,
         ModuleConflictError,
         NonFiniteLossError,
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
         TaskloomError,
         TrainingStoppedError,
     )
+    from mtl_core.export.bundle import Bundle, read_bundle, write_bundle
+    from mtl_core.export.left_out import what_is_left_out
+    from mtl_core.export.onnx import OnnxCheck, check_onnx, export_onnx
+    from mtl_core.export.preprocessing import write_beside
+    from mtl_core.export.program import export_program, save_program
+    from mtl_core.export.served import ServedTasks
     from mtl_core.losses import cross_entropy_with_probs
     from mtl_core.mapped import ArrayWriter, MappedDataset
     from mtl_core.model.classifier import MultitaskClassifier
@@ -56,11 +64,14 @@ if TYPE_CHECKING:
 __all__ = [
     "AmbiguousOutputError",
     "ArrayWriter",
+    "Bundle",
+    "BundleError",
     "Checkpointer",
     "CheckpointerConfig",
     "ClassifierConfig",
     "DictDataLoader",
     "DictDataset",
+    "ExportError",
     "FitListener",
     "LogManager",
     "LogManagerConfig",
@@ -71,6 +82,7 @@ __all__ = [
     "ModuleConflictError",
     "MultitaskClassifier",
     "NonFiniteLossError",
+    "OnnxCheck",
     "Operation",
     "OperationError",
     "OutputDict",
@@ -81,6 +93,7 @@ __all__ = [
     "Score",
     "Scorer",
     "SequentialScheduler",
+    "ServedTasks",
     "ShuffledScheduler",
     "SliceAwareClassifier",
     "SliceCombinerModule",
@@ -96,9 +109,12 @@ __all__ = [
     "TrainerConfig",
     "TrainingStoppedError",
     "add_slice_labels",
+    "check_onnx",
     "collate_dicts",
     "convert_to_slice_tasks",
     "cross_entropy_with_probs",
+    "export_onnx",
+    "export_program",
     "filter_labels",
     "get_label_buckets",
     "get_label_instances",
@@ -108,9 +124,14 @@ __all__ = [
     "module_weights",
     "preds_to_probs",
     "probs_to_preds",
+    "read_bundle",
+    "save_program",
     "slice_dataframe",
     "slicing_function",
     "to_int_label_array",
+    "what_is_left_out",
+    "write_beside",
+    "write_bundle",
 ]
 
 # Where each public name is at home. A module is imported when one of its names is first asked for: so what needs no
@@ -122,6 +143,8 @@ _HOMES = {
         "collate_dicts",
     ),
     "mtl_core.errors": (
+        "BundleError",
+        "ExportError",
         "LossError",
         "ModuleConflictError",
         "NonFiniteLossError",
@@ -130,6 +153,23 @@ _HOMES = {
         "TaskloomError",
         "TrainingStoppedError",
     ),
+    "mtl_core.export.bundle": (
+        "Bundle",
+        "read_bundle",
+        "write_bundle",
+    ),
+    "mtl_core.export.left_out": ("what_is_left_out",),
+    "mtl_core.export.onnx": (
+        "OnnxCheck",
+        "check_onnx",
+        "export_onnx",
+    ),
+    "mtl_core.export.preprocessing": ("write_beside",),
+    "mtl_core.export.program": (
+        "export_program",
+        "save_program",
+    ),
+    "mtl_core.export.served": ("ServedTasks",),
     "mtl_core.losses": ("cross_entropy_with_probs",),
     "mtl_core.mapped": (
         "ArrayWriter",

@@ -53,6 +53,22 @@ class OperationError(TaskloomError):
         self.reason = reason
 
 
+class ExportError(TaskloomError):
+    """A model cannot be written in a form that is wanted; says which task and operation, where it is one's fault."""
+
+    def __init__(self, reason: str, task_name: str | None = None, op_name: str | None = None) -> None:
+        where = "" if task_name is None else f"task '{task_name}'"
+        where += "" if op_name is None else f": operation '{op_name}'"
+        super().__init__(f"{where}: {reason}" if where else reason)
+        self.task_name = task_name
+        self.op_name = op_name
+        self.reason = reason
+
+
+class BundleError(TaskloomError):
+    """A bundle of specs and weights is not what it should be; says which of its files, and what is wrong there."""
+
+
 class LossError(TaskloomError):
     """A task's loss function failed on the task's outputs and labels."""
 

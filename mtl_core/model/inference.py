@@ -94,7 +94,15 @@ def _chained(forwards: Sequence[Callable[..., Any]]) -> Callable[[Any], Any]:
 
 
 def answer(output: Output, logits: Any, kinds: Collection[str]) -> dict[str, Any]:
-    """Return what is wanted of one task, by kind, on the CPU.
+    """Return what is wanted of one task, by kind, on the CPU; see :func:`answer_in_place`."""
+    found = answer_in_place(output, logits, kinds)
+    if isinstance(logits, torch.Tensor) and logits.is_cpu:
+        return found
+    return {kind: to_device(values, _CPU) for kind, values in found.items()}
+
+
+def answer_in_place(output: Output, logits: Any, kinds: Collection[str]) -> dict[str, Any]:
+    """Return what is wanted of one task, by kind, on the device where its logits are.
 
     Args:
         output: The task's output function.
@@ -104,14 +112,8 @@ def answer(output: Output, logits: Any, kinds: Collection[str]) -> dict[str, Any
     Returns:
         Tensors ``[n, …]``, in float32 where the logits are in half precision.
     """
-    if isinstance(logits, torch.Tensor) and logits.dtype == torch.float32 and logits.is_cpu:
-        # The common case, in which there is nothing to convert.
-        return _kinds_of(output, logits, kinds)
-    found = _kinds_of(output, map_tensors(logits, _full_precision), kinds)
-    return {kind: to_device(values, _CPU) for kind, values in found.items()}
-
-
-def _kinds_of(output: Output, logits: Any, kinds: Collection[str]) -> dict[str, Any]:
+    if not isinstance(logits, torch.Tensor) or logits.dtype != torch.float32:
+        logits = map_tensors(logits, _full_precision)
     found: dict[str, Any] = {"logits": logits}
     if "probs" in kinds:
         found["probs"] = output(logits)
