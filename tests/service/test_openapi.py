@@ -232,7 +232,7 @@ def is_passed_over(case: schemathesis.Case) -> bool:
 
 @schemathesis.pytest.from_fixture("schema").exclude(path=STREAM).parametrize()
 @settings(
-    max_examples=7,
+    max_examples=5,
     derandomize=True,
     deadline=None,
     database=None,
