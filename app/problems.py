@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mtl_core.errors import Fault, pointer_to, suggestion
 
@@ -226,6 +226,18 @@ def problem_of_entries(entries: Iterable[Any], body: Any) -> Problem:
     _, first = next(iter(faults))
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return Invalid(f"{first or 'the body'}: {errors[0]['detail']}{more}", errors)
+
+
+def problem_of_validation(error: ValidationError, part: str, said: Any) -> Problem:
+    """Return the problem of a part of a request that is not what its model says.
+
+    Args:
+        error: What pydantic raised.
+        part: ``"body"``, ``"query"`` and so on.
+        said: What was read from that part.
+    """
+    entries = [{**entry, "loc": (part, *entry["loc"])} for entry in error.errors()]
+    return problem_of_entries(entries, said)
 
 
 def _tag_fault(told: Mapping[str, Any]) -> str:

@@ -83,9 +83,9 @@ def run_server(settings: Settings, *, with_worker: bool) -> None:
     server = uvicorn.Server(
         uvicorn.Config(front, log_config=None, access_log=False, timeout_graceful_shutdown=10)
     )
-    # uvicorn raises the signal that stopped it once more when it is done; it must not end us before the worker.
     # A thread that computes would keep the requests' own from going on for 5 ms, as long as many predictions take.
     sys.setswitchinterval(0.0005)
+    # uvicorn raises the signal that stopped it once more when it is done; it must not end us before the worker.
     signal.signal(signal.SIGTERM, lambda _number, _frame: None)
     worker = EmbeddedWorker() if with_worker else None
     log.info("serving", url=url, docs=f"{url}/docs", data=str(settings.data_dir))

@@ -9,12 +9,12 @@ import pyarrow as pa
 import torch
 
 from app.problems import Invalid
+from mtl_core.building.fields import TORCH_DTYPES
 from mtl_core.data import UNLABELLED
 from mtl_core.errors import pointer_to
 from mtl_core.specs import DType
 
 MAX_DIMENSIONS = 8
-TORCH_DTYPES: dict[DType, torch.dtype] = {"float32": torch.float32, "int64": torch.int64}
 
 
 def tensor_from_json(values: list[Any], pointer: str) -> torch.Tensor:

@@ -77,11 +77,7 @@ async def _answer(
     response.raw_headers.append((b"x-request-id", request_id.encode()))
     await response(scope, receive, send)
     level = logging.DEBUG if response.status_code < 400 else logging.INFO
-    if level == logging.INFO:
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            account(scope, response.status_code, time.perf_counter() - started, level)
-    else:
-        account(scope, response.status_code, time.perf_counter() - started, level)
+    account(scope, response.status_code, time.perf_counter() - started, level)
 
 
 def header_of(request: Request, name: bytes) -> str | None:

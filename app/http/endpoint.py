@@ -54,7 +54,7 @@ class Endpoint(APIRoute):
         answer = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            check_media_type(request)
+            _check_media_type(request)
             read = _ReadRequest(request, await read_body(request))
             if request.method in ("GET", "HEAD"):
                 return _tagged(request, await _within(read, answer, writes=False))
@@ -102,12 +102,7 @@ def tag_matches(tag: str, header: str) -> bool:
     return tag in wanted or "*" in wanted
 
 
-def check_media_type(request: Request) -> None:
-    """Refuse a body that does not say that it is JSON.
-
-    Raises:
-        UnsupportedMediaType: If there is one.
-    """
+def _check_media_type(request: Request) -> None:
     has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
     media_type = _media_type(request)
     if has_body and not is_json(media_type):

@@ -18,10 +18,7 @@ log = get_logger(__name__)
 
 _OPEN_INFERENCE = "/v2/"
 _HTTP_TITLES = {404: "Not found", 405: "Method not allowed"}
-
-
 _RACED = (IntegrityError, StaleDataError)
-
 
 HANDLED = (Problem, RequestValidationError, TaskloomError, HTTPException, *_RACED, *DATABASE_AWAY)
 """The exceptions that an endpoint may raise to be answered with a problem."""

@@ -108,8 +108,15 @@ def account(scope: Scope, status: int, seconds: float, level: int = logging.INFO
     times.observe(seconds)
     # Making the line takes as long as much of a prediction.
     if _levels.isEnabledFor(level):
-        ms = round(seconds * 1000, 2)
-        log.log(level, "request", method=scope["method"], path=scope["path"], status=status, ms=ms)
+        log.log(
+            level,
+            "request",
+            request_id=scope["request_id"],
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            ms=round(seconds * 1000, 2),
+        )
 
 
 @cache

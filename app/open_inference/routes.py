@@ -25,7 +25,7 @@ from app.open_inference.schemas import (
 from app.open_inference.service import Inference
 from app.open_inference.tensors import datatype_of
 from app.predictions import service as predictions
-from app.predictions.current import CurrentVersions, Served
+from app.predictions.current import Served
 from app.problems import Invalid, NotReady, problem_responses
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], route_class=Endpoint)
@@ -135,8 +135,7 @@ def _header_bytes(request: Request, n: int) -> int:
 
 
 async def _served(request: Request, model: str, version: str) -> Served:
-    current: CurrentVersions = request.app.state.current_versions
-    return current.get(model, version) or await current.find(model, version)
+    return await predictions.served_by(request.app.state.current_versions, model, version)
 
 
 def _metadata(served: Served, versions: list[int]) -> ModelMetadataOut:

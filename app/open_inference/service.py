@@ -19,7 +19,7 @@ from app.predictions.current import Served
 from app.predictions.loaded import LoadedVersion, Route
 from app.predictions.question import Question
 from app.predictions.rows import Arrays, RawRows
-from app.problems import Invalid, MalformedBody, problem_of_entries
+from app.problems import Invalid, MalformedBody, problem_of_validation
 
 _OPERATIONS = ".operations."
 _WHOLE = ("preds", "classes", "probs", "outputs", "logits")
@@ -76,8 +76,7 @@ class Inference:
         try:
             self._asked = InferIn.model_validate(document)
         except ValidationError as error:
-            entries = [{**entry, "loc": ("body", *entry["loc"])} for entry in error.errors()]
-            raise problem_of_entries(entries, document) from None
+            raise problem_of_validation(error, "body", document) from None
         self.rows = Tensors(self._tensors(data, content, header_bytes))
 
     def _tensors(self, data: list[Any], content: bytes, at: int) -> dict[str, Values]:

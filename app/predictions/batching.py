@@ -51,6 +51,7 @@ class _Waiting:
     route: Route
     fields: Fields
     n: int
+    numbers: int
     deadline: float | None
     answer: asyncio.Future[Part]
 
@@ -118,7 +119,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Part] = loop.create_future()
         n = len(next(iter(fields.values())))
-        one = _Waiting(route, fields, n, deadline, future)
+        one = _Waiting(route, fields, n, numbers, deadline, future)
         if self._in_flight() == 1 and deadline is None and self._expected([one]) <= _AT_ONCE_SECONDS:
             # There is nobody to wait for.
             self._came_together = 1
@@ -187,7 +188,7 @@ class Batcher:
         rows = 0
         while self._waiting and (not taken or rows + self._waiting[0].n <= self.serving.max_batch_rows):
             one = self._waiting.popleft()
-            self._numbers -= sum(values.size for values in one.fields.values())
+            self._numbers -= one.numbers
             if one.answer.done():
                 continue
             if one.deadline is not None and one.deadline <= now:

@@ -12,7 +12,6 @@ import torch
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from app.datasets.tensors import TORCH_DTYPES
 from app.db.tables import Version
 from app.predictions.question import Question
 from app.problems import Invalid, missing
@@ -20,7 +19,7 @@ from app.runs.preprocessing import Preprocessing, load_preprocessing
 from app.storage.artifacts import ArtifactStore
 from app.storage.encoders import SentenceEncoders
 from mtl_core import MultitaskClassifier, TaskPaths, load_module_weights
-from mtl_core.building.fields import FieldShape
+from mtl_core.building.fields import TORCH_DTYPES, FieldShape
 from mtl_core.building.tasks import Limits, build_tasks, check_task
 from mtl_core.errors import TaskloomError
 from mtl_core.model.inference import KINDS

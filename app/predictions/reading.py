@@ -20,7 +20,7 @@ from app.predictions.loaded import LoadedVersion, Route
 from app.predictions.question import DEFAULT_RETURNS, Question
 from app.predictions.rows import JsonInputs, ParsedInputs, RawRows, Rows
 from app.predictions.schemas import PredictIn, PredictManyIn
-from app.problems import Invalid, MalformedBody, Problem, problem_of_entries
+from app.problems import Invalid, MalformedBody, problem_of_validation
 
 _KEPT_BYTES = 2**20
 """A parser keeps as much memory as its largest body took: one that has read a larger one is let go."""
@@ -99,9 +99,9 @@ class JsonBody:
         if isinstance(tasks, simdjson.Array):
             tasks, brackets = _listed(tasks), brackets - 1
         if self._task is not None:
-            tasks = None if "tasks" in given else (self._task,)
-            if tasks is None:
+            if "tasks" in given:
                 return None
+            tasks = (self._task,)
         question = _plain_question(tasks, returns, given.get("version", "default"))
         if question is not None:
             self._parsed = ParsedInputs(cast("dict[str, simdjson.Array]", fields), brackets)
@@ -121,7 +121,7 @@ class JsonBody:
         try:
             body = kind.model_validate(frame)
         except ValidationError as error:
-            raise _problem(error, "body", document) from None
+            raise problem_of_validation(error, "body", document) from None
         if self._rows is None:
             self._rows = JsonInputs(body.inputs) if body.inputs else RawRows(body.records, body.columns)
         tasks = (self._task,) if self._task is not None else cast("PredictManyIn", body).tasks
@@ -156,13 +156,8 @@ def question_in_query(query: bytes, task: str | None) -> Question:
             return Question((task,), tuple(read.returns), read.version)
         read = PredictManyIn.model_validate(said | _A_ROW)
     except ValidationError as error:
-        raise _problem(error, "query", said) from None
+        raise problem_of_validation(error, "query", said) from None
     return Question(None if read.tasks is None else tuple(read.tasks), tuple(read.returns), read.version)
-
-
-def _problem(error: ValidationError, part: str, said: Any) -> Problem:
-    entries = [{**entry, "loc": (part, *entry["loc"])} for entry in error.errors()]
-    return problem_of_entries(entries, said)
 
 
 def _rows_in(document: Any) -> Rows | None:

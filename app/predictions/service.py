@@ -55,8 +55,17 @@ async def predict(
         DeadlineExceeded: If the deadline passes first.
         OperationError: If a module refuses its inputs' values.
     """
-    served = current.get(model, question.version) or await current.find(model, question.version)
+    served = await served_by(current, model, question.version)
     return await predict_with(served, question, rows, n_bytes, deadline)
+
+
+async def served_by(current: CurrentVersions, model: str, wanted: str | int) -> Served:
+    """Return the version that a number or an alias of a model stands for, from memory or loaded now.
+
+    Raises:
+        NotFound: If there is no such model or version.
+    """
+    return current.get(model, wanted) or await current.find(model, wanted)
 
 
 async def predict_with(

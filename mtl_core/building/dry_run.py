@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtl_core.building.fields import FieldShape
+from mtl_core.building.fields import TORCH_DTYPES, FieldShape
 from mtl_core.errors import MODULE_FAILURES, OperationError, SpecError, TaskloomError, first_line, pointer_to
 from mtl_core.losses import LabelForm, Loss
 from mtl_core.model.plan import ExecutionPlan
@@ -94,7 +94,7 @@ def _meta_tensor(field: FieldShape | FieldSpec, name: str, max_activations: int)
     if prod(field.shape) > max_activations:
         detail = f"one example of field '{name}' holds more than {max_activations:,} numbers"
         raise SpecError.at(pointer_to("inputs", name), detail)
-    return torch.empty((_BATCH, *field.shape), dtype=getattr(torch, field.dtype), device="meta")
+    return torch.empty((_BATCH, *field.shape), dtype=TORCH_DTYPES[field.dtype], device="meta")
 
 
 def _check_end(task: Task, output: torch.Tensor, labels: FieldSpec | None) -> None:
@@ -109,7 +109,7 @@ def _check_end(task: Task, output: torch.Tensor, labels: FieldSpec | None) -> No
         if isinstance(task.loss_func, Loss):
             form = task.loss_func.label_form(form.shape)
         if labels is not None:
-            form = LabelForm(labels.shape, getattr(torch, labels.dtype))
+            form = LabelForm(labels.shape, TORCH_DTYPES[labels.dtype])
         targets = torch.empty((_BATCH, *form.shape), dtype=form.dtype, device="meta")
         if labels is not None:
             shape += f" and labels of shape {_shape(targets)} {labels.dtype}"

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from mtl_core.errors import Fault, SpecError, pointer_to
 from mtl_core.modules.lazy import LazyEmbedding
 from mtl_core.specs import DType, FieldSpec
 from mtl_core.task import INPUT, Task
+
+TORCH_DTYPES: dict[DType, torch.dtype] = {"float32": torch.float32, "int64": torch.int64}
+"""torch's type of the numbers of a field, or of labels, by its name in specs."""
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from mtl_core.building.fields import FieldShape
+from mtl_core.building.fields import TORCH_DTYPES, FieldShape
 from mtl_core.errors import MODULE_FAILURES, ExportError, OperationError
 from mtl_core.export.served import ServedTasks
 from mtl_core.files import written_whole
 from mtl_core.model.network import TaskNetwork
-
-DTYPES = {"float32": torch.float32, "int64": torch.int64}
-"""What numbers of fields may be."""
 
 _ROWS = 3
 """Rows of the batch that is traced: of one row, torch would take for granted that there is one."""
@@ -90,7 +87,7 @@ def example_fields(
         shape = fields[name].shape
         if shape is None:
             raise ExportError(f"the shape of field '{name}' is not known: give it")
-        batch[name] = torch.zeros((rows, *shape), dtype=DTYPES[fields[name].dtype])
+        batch[name] = torch.zeros((rows, *shape), dtype=TORCH_DTYPES[fields[name].dtype])
     return batch
 
 
