@@ -8,13 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, func, make_url, select
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
 DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeoutError)
 """What is raised while the database does not answer, or breaks a connection off."""
+
+_IDLE_SECONDS = 30
 
 
 class Database:
@@ -55,6 +57,9 @@ class Database:
         """Open a connection that sees the database as it is at its first statement, whatever others write."""
         level = {} if self.engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
         with self.engine.connect().execution_options(**level) as connection, connection.begin():
+            if self.engine.dialect.name == "postgresql":
+                # Between two statements a backup may do much else, and nobody waits for what only reads.
+                connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
             yield connection
 
     def dispose(self) -> None:
@@ -116,7 +121,10 @@ def database_now(session: Session) -> datetime:
 def _engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=30)
+        engine = create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=30)
+        event.listen(engine, "connect", _prepare_postgresql)
+        event.listen(engine, "handle_error", _broken_off_when_idle)
+        return engine
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
@@ -125,6 +133,19 @@ def _engine(url: str) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    # Of a process that is stopped within a transaction, the locks would stay for as long as it is there.
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
+    connection.commit()
+
+
+def _broken_off_when_idle(context: ExceptionContext) -> None:
+    # The driver takes it for a fault of the database, and not for the lost connection that it is.
+    error = context.original_exception
+    if getattr(error, "sqlstate", None) == "25P03":
+        raise OperationalError(context.statement, None, error, connection_invalidated=True)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -6,8 +6,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from app.db.session import Database, database_now
+from app.db.session import DATABASE_AWAY, Database, database_now
 from app.db.tables import Alias, Dataset, Task
+from tests.conftest import Postgres
 
 
 def test_a_transaction_commits_whole_or_not_at_all(db: Database) -> None:
@@ -51,6 +52,34 @@ def test_references_are_held_by_the_database_itself(db: Database) -> None:
 
     with pytest.raises(IntegrityError):
         add_orphan()
+
+
+def test_postgresql_does_not_wait_for_who_stopped_within_a_transaction(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.db.session._IDLE_SECONDS", 1)
+    url = postgres.new_database()
+    sleeper, other = Database(url), Database(url)
+    with other.write() as session:
+        session.execute(text("CREATE TABLE t (n int)"))
+        session.execute(text("INSERT INTO t VALUES (0)"))
+
+    def sleep_within() -> None:
+        with sleeper.write() as session:
+            session.execute(text("UPDATE t SET n = 1"))
+            # Waits until the sleeper's lock is gone, while the sleeper waits for it.
+            with other.write() as meanwhile:
+                meanwhile.execute(text("UPDATE t SET n = 2"))
+
+    with pytest.raises(DATABASE_AWAY):
+        sleep_within()
+    with sleeper.read() as session:
+        assert session.execute(text("SELECT n FROM t")).scalar_one() == 2
+    with sleeper.snapshot() as connection:
+        shown = connection.execute(text("SHOW idle_in_transaction_session_timeout")).scalar_one()
+        assert shown == "0"
+    sleeper.dispose()
+    other.dispose()
 
 
 def test_sqlite_keeps_readers_and_writers_apart(db: Database) -> None:
