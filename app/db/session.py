@@ -16,18 +16,18 @@ from sqlalchemy.orm import Session, sessionmaker
 DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeoutError)
 """What is raised while the database does not answer, or breaks a connection off."""
 
-_IDLE_SECONDS = 30
-
 
 class Database:
     """Opens transactions.
 
     Args:
         url: SQLAlchemy URL of SQLite or PostgreSQL.
+        idle_seconds: How long PostgreSQL waits within a transaction for its next statement, before it gives the
+            transaction up: of a process that is stopped, the locks would stay otherwise; default 30.
     """
 
-    def __init__(self, url: str) -> None:
-        self.engine = _engine(url)
+    def __init__(self, url: str, idle_seconds: int = 30) -> None:
+        self.engine = _engine(url, idle_seconds)
         self._readers = sessionmaker(self.engine)
         self._writers = sessionmaker(self.engine.execution_options(taskloom_writes=True))
 
@@ -118,11 +118,16 @@ def database_now(session: Session) -> datetime:
     return session.execute(select(func.clock_timestamp())).scalar_one().astimezone(UTC)
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, idle_seconds: int) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         engine = create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=30)
-        event.listen(engine, "connect", _prepare_postgresql)
+
+        @event.listens_for(engine, "connect")
+        def _(connection: Any, _record: object) -> None:
+            connection.execute(f"SET idle_in_transaction_session_timeout = '{idle_seconds}s'")
+            connection.commit()
+
         event.listen(engine, "handle_error", _broken_off_when_idle)
         return engine
     if parsed.database:
@@ -133,12 +138,6 @@ def _engine(url: str) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
-
-
-def _prepare_postgresql(connection: Any, _record: object) -> None:
-    # Of a process that is stopped within a transaction, the locks would stay for as long as it is there.
-    connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
-    connection.commit()
 
 
 def _broken_off_when_idle(context: ExceptionContext) -> None:

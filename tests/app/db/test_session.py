@@ -55,11 +55,10 @@ def test_references_are_held_by_the_database_itself(db: Database) -> None:
 
 
 def test_postgresql_does_not_wait_for_who_stopped_within_a_transaction(
-    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+    postgres: Postgres,
 ) -> None:
-    monkeypatch.setattr("app.db.session._IDLE_SECONDS", 1)
     url = postgres.new_database()
-    sleeper, other = Database(url), Database(url)
+    sleeper, other = Database(url, idle_seconds=1), Database(url)
     with other.write() as session:
         session.execute(text("CREATE TABLE t (n int)"))
         session.execute(text("INSERT INTO t VALUES (0)"))
