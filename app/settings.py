@@ -89,6 +89,8 @@ class Settings(BaseSettings):
     """Time from one snapshot of a training to the next. Default: as often as it takes no more than 2 % of the time."""
     snapshot_days: Annotated[float, Field(ge=0)] = 7.0
     """How long the last snapshots of runs are kept that failed or were cancelled, to resume them."""
+    result_days: Annotated[float, Field(ge=0, le=36_500)] = 30.0
+    """How long the files are kept that runs end with: predictions of many rows, exports."""
     max_queued_runs: Annotated[int, Field(ge=1)] = 1000
     """Runs that one client may have waiting; trials of searches do not count."""
     poll_seconds: Annotated[float, Field(gt=0, le=60)] = 0.25

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.db.tables import Run
+from app.runs.results import file_of
 from app.runs.schemas import RunOut
 from app.runs.snapshots import kept
 
@@ -10,6 +11,7 @@ from app.runs.snapshots import kept
 def run_out(run: Run) -> RunOut:
     """Return a run as it travels over HTTP."""
     asked = run.request["train"] if run.kind == "search" else run.request
+    file = file_of(run)
     return RunOut.model_validate(
         {
             "id": run.id,
@@ -17,17 +19,18 @@ def run_out(run: Run) -> RunOut:
             "parent": run.parent,
             "model": run.model,
             "status": run.status,
-            "datasets": asked["datasets"],
-            "data": run.job["splits"],
+            "datasets": asked.get("datasets", []),
+            "data": [*run.job.get("splits", []), *run.job.get("rows", [])],
             "trainer": asked.get("trainer"),
             "init_from": run.job["init_from"],
             "init_modules": asked.get("init_modules", {}),
-            "train": None if run.kind == "score" else asked.get("train", "all"),
+            "train": asked.get("train", "all") if run.kind in ("train", "search") else None,
             "log": f"/v1/runs/{run.id}/log" if run.log else None,
             "verdict": f"/v1/runs/{run.id}/verdict" if run.verdict else None,
             "trial": run.request.get("trial"),
             "search": f"/v1/runs/{run.id}/search" if run.kind == "search" else None,
             "model_version": run.model_version,
+            "result": {"url": f"/v1/runs/{run.id}/result", **file.model_dump()} if file else None,
             "progress": run.progress,
             "error": run.error,
             "priority": run.priority,

@@ -41,6 +41,25 @@ class SplitRef(BaseModel):
     parts: list[Part]
 
 
+class RowsRef(BaseModel):
+    """Rows to be predicted, pinned by the checksum of their data: a dataset's split, or a whole upload."""
+
+    dataset: str | None = None
+    version: int | None = None
+    split: str | None = None
+    upload: str | None = None
+    sha256: str
+    rows: int
+    parts: list[Part]
+
+    def named(self, row: int | None = None) -> str:
+        """Return what to call them, or one of them, in a message."""
+        where = (
+            f"upload '{self.upload}'" if self.upload else f"split '{self.split}' of dataset '{self.dataset}'"
+        )
+        return where if row is None else f"row {row:,} of {where}"
+
+
 class FieldRef(BaseModel):
     """Shape of one example of a field, and the dtype in which the tasks read it."""
 
@@ -54,10 +73,12 @@ class FieldRef(BaseModel):
 class Job(BaseModel):
     """All that a worker needs to know of a run: what is registered later changes nothing of it."""
 
-    tasks: list[TaskSpec]
+    tasks: list[TaskSpec] = []
     """With every size that comes with the data filled in."""
-    splits: list[SplitRef]
-    fields: dict[str, FieldRef]
+    splits: list[SplitRef] = []
+    rows: list[RowsRef] = []
+    """What is to be predicted."""
+    fields: dict[str, FieldRef] = {}
     preprocessing: str
     """Artifact of the run's preprocessing."""
     seed: int | None = None
@@ -65,7 +86,7 @@ class Job(BaseModel):
     init_from: int | None = None
     """Version to start from."""
     weights: list[WeightsRef] = []
-    """Where modules take their weights from; all others start anew."""
+    """Where modules take their weights from; all others start anew. Of a run that trains nothing, the version's."""
     remap_labels: dict[str, str] = {}
     """Label set → the task along whose path it is scored, where that is not the task of its name."""
     frozen: list[str] = []
@@ -77,7 +98,7 @@ class Job(BaseModel):
         return [
             self.preprocessing,
             *(ref.sha256 for ref in self.weights),
-            *(name for ref in self.splits for part in ref.parts for name in part.artifacts),
+            *(name for ref in [*self.splits, *self.rows] for part in ref.parts for name in part.artifacts),
         ]
 
     def logged_keys(self, train_split: str, valid_split: str) -> set[str]:

@@ -20,6 +20,7 @@ from app.models import service as models
 from app.problems import NotFound, problem_responses
 from app.runs import events, service
 from app.runs.answers import run_out
+from app.runs.results import file_of
 from app.runs.schemas import MetricsOut, ResumeIn, RunOut, RunStatus, ScoreIn, TrainIn, VerdictOut
 from app.runs.verdict import verdict_of
 from mtl_core.specs import NAME_PATTERN
@@ -28,10 +29,14 @@ router = APIRouter(route_class=Endpoint)
 
 _EVENT_POLL_SECONDS = 0.25
 _AS_BEFORE = ResumeIn()
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
 _LOG_FILES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/zip": _BINARY}, "description": "The files that the log writer wrote"}
+}
+_RESULT_FILES: dict[int | str, dict[str, Any]] = {
     200: {
-        "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
-        "description": "The files that the log writer wrote",
+        "content": dict.fromkeys(("application/vnd.apache.parquet", "application/jsonl", "application/zip"), _BINARY),
+        "description": "The file",
     }
 }
 
@@ -146,6 +151,23 @@ def get_run_log(run: RunPath, session: SessionDep, resources: ResourcesDep) -> R
     return FileResponse(
         resources.store.path(row.log), media_type="application/zip", filename=f"{run}-log.zip"
     )
+
+
+@router.get(
+    "/runs/{run}/result",
+    tags=["runs"],
+    summary="Download a run's result",
+    response_class=Response,
+    responses=_RESULT_FILES | problem_responses(404, 422),
+)
+def get_run_result(run: RunPath, session: SessionDep, resources: ResourcesDep) -> Response:
+    """Download the file that a prediction of many rows, or an export, ended with; `Range` takes parts of it."""
+    file = file_of(service.get(session, run))
+    if file is None:
+        raise NotFound(
+            f"run '{run}' has no result: it is not over, ends with none, or its result was removed"
+        )
+    return FileResponse(resources.store.path(file.sha256), media_type=file.media_type, filename=file.filename)
 
 
 @router.get(

@@ -12,7 +12,7 @@ from app.wire import In, Out, shown_as
 from mtl_core.specs import NAME_PATTERN, Name
 
 RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelling", "cancelled"]
-RunKind = Literal["train", "score", "search"]
+RunKind = Literal["train", "score", "search", "predict", "calibrate", "export", "import"]
 DatasetRef = Annotated[
     str,
     Field(
@@ -49,6 +49,7 @@ _RUN: dict[str, Any] = {
     "trial": None,
     "search": None,
     "model_version": None,
+    "result": None,
     "progress": {
         "epoch": 4,
         "n_epochs": 10,
@@ -250,6 +251,29 @@ class SearchProgressOut(Out):
     """The best value of the objective so far."""
 
 
+class RowsProgressOut(Out):
+    """How far a prediction of many rows has come."""
+
+    rows: int
+    """Rows predicted."""
+    n_rows: int
+    fraction: float
+    rows_per_s: float
+    eta_s: float
+    """Seconds that the rest will take at this pace."""
+
+
+class ResultOut(Out):
+    """The file that a run ended with."""
+
+    url: str
+    """Where it is downloaded."""
+    filename: str
+    media_type: str
+    bytes: int
+    sha256: str
+
+
 class TrialOut(Out):
     """A training's place in the search that it belongs to."""
 
@@ -260,11 +284,14 @@ class TrialOut(Out):
 
 
 class DataOut(Out):
-    """A split that a run uses, as it was when the run was accepted."""
+    """A split or an upload that a run uses, as it was when the run was accepted."""
 
-    dataset: str
-    version: int
-    split: str
+    dataset: str | None
+    """null for an upload, and so for `version` and `split`."""
+    version: int | None
+    split: str | None
+    upload: str | None = None
+    """null for a split."""
     rows: int
     sha256: str
     """Checksum of the data."""
@@ -298,14 +325,14 @@ class RunOut(Out, json_schema_extra=shown_as(_RUN)):
     data: list[DataOut]
     """Exactly what the run reads: later versions of the datasets change nothing of it."""
     trainer: dict[str, Any] | None
-    """Every setting of the training, defaults filled in; of a search, those that its trials start from; null for a
-    scoring."""
+    """Every setting of the training, defaults filled in; of a search, those that its trials start from; null for what
+    trains nothing."""
     init_from: int | None
     """The version whose modules the training started from."""
     init_modules: dict[str, ModuleSource]
     """The modules that it was to take from elsewhere."""
     train: Literal["all", "new"] | None
-    """Whether all modules were trained, or only those that are new; null for a scoring."""
+    """Whether all modules were trained, or only those that are new; null for what trains nothing."""
     log: str | None
     """Where the log is that the training was asked to write; null while there is none."""
     verdict: str | None
@@ -315,8 +342,11 @@ class RunOut(Out, json_schema_extra=shown_as(_RUN)):
     search: str | None
     """Where the trials of a search are told; null for all else."""
     model_version: int | None
-    """The version that the run made, or scored; of a search, the one that its best trial became."""
-    progress: ProgressOut | SearchProgressOut | None
+    """The version that the run made, scored, predicts with or exports; of a search, the one that its best trial
+    became."""
+    result: ResultOut | None
+    """The file that a prediction of many rows or an export ended with; null until then, and once it was removed."""
+    progress: ProgressOut | SearchProgressOut | RowsProgressOut | None
     error: dict[str, Any] | None
     """Why the run failed, as a problem."""
     priority: int

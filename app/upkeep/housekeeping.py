@@ -9,6 +9,7 @@ from sqlalchemy import delete, update
 from app.db.session import Database, database_now
 from app.db.tables import IdempotentAnswer, Run
 from app.logs import get_logger
+from app.runs.results import forget_results
 from app.storage.artifacts import ArtifactStore
 from app.upkeep.references import referenced_artifacts
 
@@ -18,19 +19,21 @@ ARTIFACT_GRACE_SECONDS = 3600.0
 ANSWER_LIFE = timedelta(hours=24)
 
 
-def clean(db: Database, store: ArtifactStore, snapshot_life: timedelta) -> None:
+def clean(db: Database, store: ArtifactStore, snapshot_life: timedelta, result_life: timedelta) -> None:
     """Collect garbage.
 
     Args:
         db: The database.
         store: The artifacts.
         snapshot_life: How long snapshots of runs are kept that are over.
+        result_life: How long the files are kept that runs ended with.
 
     An artifact is written before the row that refers to it, so young files are spared.
     """
     with db.write() as session:
         now = database_now(session)
         session.execute(delete(IdempotentAnswer).where(IdempotentAnswer.created_at < now - ANSWER_LIFE))
+        forget_results(session, now - result_life)
         forgotten = Run.finished_at < now - snapshot_life
         session.execute(update(Run).where(forgotten, Run.snapshots.is_not(None)).values(snapshots=None))
     with db.read() as session:

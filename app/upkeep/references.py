@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.datasets.parts import Part
 from app.db.tables import Run, Split, Upload, Version
+from app.runs.results import result_artifacts
 from app.runs.service import job_of
 from app.runs.snapshots import kept
 from app.searches.service import kept_artifacts
@@ -28,4 +29,5 @@ def referenced_artifacts(session: Session) -> set[str]:
     for run in session.scalars(select(Run).where(Run.snapshots.is_not(None))):
         found.update([*kept(run).names, *job_of(run).artifacts])
     found.update(kept_artifacts(session))
+    found.update(result_artifacts(session))
     return {name for name in found if name}

@@ -1,4 +1,4 @@
-"""How a training process tells the database how its run goes, and hears from it and its worker whether to stop."""
+"""How the process of a run tells the database how that goes, and hears from it and its worker whether to stop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.runs.lease import Claim
 from app.runs.limits import Allowance
 from app.runs.service import finite_or_none
 from app.settings import Settings
-from mtl_core import FitListener, Progress
+from mtl_core import FitListener, Progress, TaskloomError, TrainingStoppedError
 
 log = get_logger(__name__)
 
@@ -50,10 +50,8 @@ class StopSignal:
             os._exit(128 + signal.SIGTERM)
 
 
-class Reporter(FitListener):
-    """Tells the database how the training goes, every so often, and hears whether to stop.
-
-    What an earlier attempt reported of the same steps is not reported again: it is the same, to the bit.
+class Reporter:
+    """Tells the database how a run goes, every so often, and hears whether to stop.
 
     Args:
         settings: How often.
@@ -63,7 +61,6 @@ class Reporter(FitListener):
         stop: Whether the worker says to stop.
 
     Attributes:
-        step: The step of all trainings together that the run stands after.
         failure: Why the run is to fail, if that is why it stops.
     """
 
@@ -75,35 +72,12 @@ class Reporter(FitListener):
         self._allowance = Allowance.of(run)
         self._began = time.monotonic()
         self._news: list[Event] = []
-        self._progress: Progress | None = None
-        # The pace counts from the first batch on, which takes many times as long as those after it.
-        self._first: tuple[float, Progress] | None = None
         self._reported = time.monotonic()
-        self._is_declared = claim.attempt == 1
         self._is_over = self._is_cancelled = False
-        self.step = 0
         self.failure: str | None = None
         with db.read() as session:
-            self._known = events.last_metrics(session, claim.run)
             self._n_reported = lease.n_reported(session, claim)
         self._in_doubt: list[Event] = []
-
-    def on_batch(self, progress: Progress) -> None:
-        """Hear that a batch was trained on, and report if it is time."""
-        self._progress = progress
-        self.step = progress.step
-        self._first = self._first or (time.monotonic(), progress)
-        if time.monotonic() - self._reported >= self._every:
-            self.flush()
-
-    def on_metrics(self, progress: Progress, metrics: dict[str, float]) -> None:
-        """Take in what was logged, unless it is known."""
-        at = self._known.step
-        if progress.step < at or (progress.step == at and self._known.count > 0):
-            self._known.count -= progress.step == at
-            return
-        data = {"attempt": self._claim.attempt, "epoch": progress.epoch, "step": progress.step}
-        self._news.append(Event("metrics", data | {"metrics": finite_or_none(metrics)}))
 
     def on_log(self, message: str) -> None:
         """Take in a message."""
@@ -112,8 +86,13 @@ class Reporter(FitListener):
 
     def wants_stop(self) -> bool:
         """Say whether the worker or a client wants the run to stop, or it has reached a limit."""
-        self.failure = self._allowance.failure(time.monotonic() - self._began, self.step)
+        self.failure = self._allowance.failure(time.monotonic() - self._began, self._steps_taken())
         return self._stop.is_set or self._is_cancelled or self.failure is not None
+
+    def flush_if_due(self) -> None:
+        """Report if it is time."""
+        if time.monotonic() - self._reported >= self._every:
+            self.flush()
 
     def flush(self) -> bool:
         """Report what is new, and say whether the database took it.
@@ -127,7 +106,7 @@ class Reporter(FitListener):
             with self._db.write() as session:
                 if self._in_doubt:
                     self._settle_doubt(session)
-                news = [*self._news, *([Event("progress", self._declared(progress))] if progress else [])]
+                news = [*self._news, *([Event("progress", self._told(progress))] if progress else [])]
                 self._in_doubt = news
                 status = lease.report(session, self._claim, progress, news)
         except DATABASE_AWAY as error:
@@ -137,9 +116,15 @@ class Reporter(FitListener):
         self._n_reported += len(news)
         self._news.clear()
         self._in_doubt = []
-        self._is_declared = self._is_declared or progress is not None
+        if progress is not None:
+            self._on_told()
         self._is_cancelled = status == "cancelling"
         return True
+
+    def finish(self) -> None:
+        """Report for the last time: the work may have ended before it was expected to."""
+        self._is_over = True
+        self.flush()
 
     def _settle_doubt(self, session: Session) -> None:
         """Find out whether a report that was not confirmed was recorded all the same."""
@@ -147,18 +132,73 @@ class Reporter(FitListener):
         if n_recorded:
             self._n_reported += n_recorded
             self._news = [event for event in self._news if event not in self._in_doubt]
-            self._is_declared = True
+            self._on_told()
 
-    def finish(self) -> None:
-        """Report for the last time: training may have ended before its last epoch."""
-        self._is_over = True
-        self.flush()
+    def _progress_now(self) -> dict[str, Any] | None:
+        """Return how far the work has come; None as long as there is nothing to say."""
+        raise NotImplementedError
 
-    def _declared(self, progress: dict[str, Any]) -> dict[str, Any]:
+    def _steps_taken(self) -> int:
+        """Return the batches of all trainings so far."""
+        return 0
+
+    def _told(self, progress: dict[str, Any]) -> dict[str, Any]:
+        """Return what the next event says of the progress."""
+        return progress
+
+    def _on_told(self) -> None:
+        """Hear that progress was recorded."""
+
+
+class TrainingReporter(Reporter, FitListener):
+    """Tells how a training goes.
+
+    What an earlier attempt reported of the same steps is not reported again: it is the same, to the bit.
+
+    Args:
+        settings: As for :class:`Reporter`, and so the others.
+
+    Attributes:
+        step: The step of all trainings together that the run stands after.
+    """
+
+    def __init__(self, settings: Settings, claim: Claim, db: Database, run: Run, stop: StopSignal) -> None:
+        super().__init__(settings, claim, db, run, stop)
+        self._progress: Progress | None = None
+        # The pace counts from the first batch on, which takes many times as long as those after it.
+        self._first: tuple[float, Progress] | None = None
+        self._is_declared = claim.attempt == 1
+        self.step = 0
+        with db.read() as session:
+            self._known = events.last_metrics(session, claim.run)
+
+    def on_batch(self, progress: Progress) -> None:
+        """Hear that a batch was trained on, and report if it is time."""
+        self._progress = progress
+        self.step = progress.step
+        self._first = self._first or (time.monotonic(), progress)
+        self.flush_if_due()
+
+    def on_metrics(self, progress: Progress, metrics: dict[str, float]) -> None:
+        """Take in what was logged, unless it is known."""
+        at = self._known.step
+        if progress.step < at or (progress.step == at and self._known.count > 0):
+            self._known.count -= progress.step == at
+            return
+        data = {"attempt": self._claim.attempt, "epoch": progress.epoch, "step": progress.step}
+        self._news.append(Event("metrics", data | {"metrics": finite_or_none(metrics)}))
+
+    def _steps_taken(self) -> int:
+        return self.step
+
+    def _told(self, progress: dict[str, Any]) -> dict[str, Any]:
         """Say in the first report of a further attempt where it took the run up: that may be behind the last report."""
         if self._is_declared or self._first is None:
             return progress
         return progress | {"resumed_from": self._first[1].step - 1}
+
+    def _on_told(self) -> None:
+        self._is_declared = True
 
     def _progress_now(self) -> dict[str, Any] | None:
         if self._progress is None or self._first is None:
@@ -177,3 +217,44 @@ class Reporter(FitListener):
 
     def _eta(self, now: Progress, step_seconds: float) -> float:
         return 0.0 if self._is_over else round((now.n_steps - now.step) * step_seconds, 2)
+
+
+class RowsReporter(Reporter):
+    """Tells how many rows of a table are done.
+
+    Args:
+        settings: As for :class:`Reporter`, and so the others.
+        n_rows: How many there are.
+    """
+
+    def __init__(
+        self, settings: Settings, claim: Claim, db: Database, run: Run, stop: StopSignal, n_rows: int
+    ) -> None:
+        super().__init__(settings, claim, db, run, stop)
+        self._rows, self._n_rows = 0, n_rows
+
+    def on_rows(self, rows: int) -> None:
+        """Hear that so many further rows are done, and report if it is time.
+
+        Raises:
+            TrainingStoppedError: If the run is to stop.
+            TaskloomError: If it has reached a limit.
+        """
+        self._rows += rows
+        self.flush_if_due()
+        if self.wants_stop():
+            self.flush()
+            raise TaskloomError(self.failure) if self.failure else TrainingStoppedError
+
+    def _progress_now(self) -> dict[str, Any] | None:
+        if not self._rows:
+            return None
+        seconds = self._reported - self._began
+        pace = self._rows / max(seconds, 1e-9)
+        return {
+            "rows": self._rows,
+            "n_rows": self._n_rows,
+            "fraction": self._rows / self._n_rows,
+            "rows_per_s": round(pace, 1),
+            "eta_s": round((self._n_rows - self._rows) / pace, 2),
+        }

@@ -11,7 +11,7 @@ from app.logs import get_logger
 from app.runs.lease import Claim
 from app.runs.snapshots import keep, kept
 from app.storage.artifacts import ArtifactStore, DamagedArtifactError
-from app.worker.reporting import Reporter
+from app.worker.reporting import TrainingReporter
 from mtl_core import Snapshots
 
 log = get_logger(__name__)
@@ -39,7 +39,7 @@ class RunSnapshots:
         claim: Claim,
         training: str,
         folder: Path,
-        reporter: Reporter,
+        reporter: TrainingReporter,
     ) -> None:
         self._db = db
         self._store = store
@@ -89,7 +89,7 @@ def snapshots_of(
     store: ArtifactStore,
     claim: Claim,
     folder: Path,
-    reporter: Reporter,
+    reporter: TrainingReporter,
     every: float | None,
 ) -> Callable[[str], Snapshots]:
     """Return what gives each of a run's trainings, by its name, its snapshots."""

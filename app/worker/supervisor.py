@@ -268,7 +268,7 @@ def run_worker(settings: Settings, *, stop_on_stdin_close: bool = False) -> None
 
 
 def _train(settings: Settings, claim: Claim, gpu: int | None) -> None:
-    from app.worker.training import execute  # noqa: PLC0415 - it imports torch, which the server process has
+    from app.worker.execution import execute  # noqa: PLC0415 - it imports torch, which the server process has
 
     execute(settings, claim, gpu)
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.cores import usable_cores
 from app.settings import Settings
-from app.worker.training import threads_of
+from app.worker.execution import threads_of
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_only_what_nothing_refers_to_is_collected(db: Database, store: ArtifactS
         session.flush()
         made = {"tasks": [], "fields": {}, "parameters": 1, "bytes": 1, "preprocessing": used["fitted"]}
         session.add(Version(model="m", number=1, run="ended", sha256=used["weights"], **made))
-    housekeeping.clean(db, store, timedelta(days=3))
+    housekeeping.clean(db, store, timedelta(days=3), timedelta(days=30))
     left = set(store.names())
     assert left == {*used.values(), young}
     assert {finished, nobodys, old_snapshot} & left == set()
@@ -114,7 +114,7 @@ def test_answers_to_idempotency_keys_are_kept_for_a_day(db: Database, store: Art
                     created_at=now - timedelta(hours=hours),
                 )
             )
-    housekeeping.clean(db, store, timedelta(days=3))
+    housekeeping.clean(db, store, timedelta(days=3), timedelta(days=30))
     with db.read() as session:
         assert session.get(IdempotentAnswer, "old") is None
         assert session.get(IdempotentAnswer, "new")
