@@ -23,7 +23,7 @@ class Part(BaseModel):
         assignment: Artifact that says for each row of the table which split it is in; None: all rows are in this one.
         number: The split's number there.
         rows: How many rows belong to the part.
-        summary: Artifact of the part's :class:`PartSummary`.
+        summary: Artifact of the part's :class:`PartSummary`; empty where the rows are a whole upload's.
     """
 
     table: str
@@ -35,7 +35,7 @@ class Part(BaseModel):
     @property
     def artifacts(self) -> list[str]:
         """The artifacts that must stay as long as the part does."""
-        return [self.table, self.summary, *([self.assignment] if self.assignment else [])]
+        return [name for name in (self.table, self.summary, self.assignment) if name]
 
 
 class LabelSummary(BaseModel):

@@ -191,12 +191,22 @@ def answer_bytes(
             if isinstance(array, np.ndarray)
         }
         return save(numbers, about), {}
-    columns = {name: _column(array) for name, array in arrays.items()}
-    table = pa.table(columns).replace_schema_metadata(about)
+    table = table_of(by_task).replace_schema_metadata(about)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue().to_pybytes(), {}
+
+
+def table_of(by_task: Mapping[str, Mapping[str, Any]]) -> pa.Table:
+    """Return what was answered as a table with a column ``{task}.{name}`` for each array."""
+    return pa.table(
+        {
+            f"{task}.{name}": _column(values)
+            for task, answer in by_task.items()
+            for name, values in _flat(answer)
+        }
+    )
 
 
 def _flat(answer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,13 @@ from app.predictions.loaded import LoadedVersion, Route
 from app.problems import Invalid
 from mtl_core.building.fields import FieldShape
 from mtl_core.errors import Fault, pointer_to
-from mtl_core.preprocessing import ColumnError, FittedField, columns_from_lists, columns_from_records
+from mtl_core.preprocessing import (
+    ColumnError,
+    FittedField,
+    SentenceEncoder,
+    columns_from_lists,
+    columns_from_records,
+)
 from mtl_core.preprocessing.columns import Column
 
 _DTYPES = {"float32": np.dtype(np.float32), "int64": np.dtype(np.int64)}
@@ -218,17 +224,40 @@ def encoded(
     Raises:
         Invalid: If the version was not trained on raw columns, or at a value that its column's type does not take.
     """
-    fields = _encodable(loaded, route)
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, field in fields.items():
-        try:
-            encoded = field.encode(raw, loaded.encoders)
-        except ColumnError as error:
-            row = 0 if error.row is None else error.row
-            at = ("records", row, error.column) if by_record else ("columns", error.column, row)
-            raise Invalid.at(pointer_to(*at), error.detail) from None
-        arrays[name] = encoded.astype(_DTYPES[loaded.fields[name].dtype], copy=False)
-    return arrays
+    try:
+        return encode_fields(
+            _encodable(loaded, route),
+            raw,
+            loaded.encoders,
+            {name: known.dtype for name, known in loaded.fields.items()},
+        )
+    except ColumnError as error:
+        row = 0 if error.row is None else error.row
+        at = ("records", row, error.column) if by_record else ("columns", error.column, row)
+        raise Invalid.at(pointer_to(*at), error.detail) from None
+
+
+def encode_fields(
+    fields: Mapping[str, FittedField],
+    raw: Mapping[str, Column],
+    encoders: Mapping[str, SentenceEncoder],
+    dtypes: Mapping[str, str],
+) -> Fields:
+    """Encode raw columns as fields.
+
+    Args:
+        fields: How each is made.
+        raw: Raw values by column.
+        encoders: Sentence encoders for columns of text.
+        dtypes: Dtypes by field, as the network reads them.
+
+    Raises:
+        ColumnError: At a value that its column's type does not take.
+    """
+    return {
+        name: field.encode(raw, encoders).astype(_DTYPES[dtypes[name]], copy=False)
+        for name, field in fields.items()
+    }
 
 
 def _checked(

@@ -88,6 +88,11 @@ def find_start(
     return weights, list(modules)
 
 
+def whole_version(version: Version) -> WeightsRef:
+    """Return what pins all weights of a version."""
+    return _weights(version, {name: name for name in _modules_of_version(version)})
+
+
 def _version_of(session: Session, model: Model, source: ModuleSource) -> Version:
     owner = models.get(session, source.model) if source.model else model
     return models.find_version(session, owner, source.version)

@@ -35,7 +35,9 @@ _LOG_FILES: dict[int | str, dict[str, Any]] = {
 }
 _RESULT_FILES: dict[int | str, dict[str, Any]] = {
     200: {
-        "content": dict.fromkeys(("application/vnd.apache.parquet", "application/jsonl", "application/zip"), _BINARY),
+        "content": dict.fromkeys(
+            ("application/vnd.apache.parquet", "application/jsonl", "application/zip"), _BINARY
+        ),
         "description": "The file",
     }
 }

@@ -1,0 +1,1 @@
+"""Predictions of whole tables: runs that end with a file."""
