@@ -21,6 +21,7 @@ from app import catalogue, health
 from app.batch_predictions import routes as batch_predictions
 from app.datasets import routes as datasets
 from app.db.session import Database
+from app.exports import routes as exports
 from app.http.direct import DirectFirst
 from app.http.errors import install_handlers
 from app.http.middleware import RequestMiddleware, Told
@@ -101,7 +102,18 @@ def create_app(
     app.add_middleware(RequestMiddleware, told=told)
     install_handlers(app)
     v1 = APIRouter(prefix="/v1")
-    for feature in (tasks, uploads, datasets, models, runs, searches, scores, batch_predictions, catalogue):
+    for feature in (
+        tasks,
+        uploads,
+        datasets,
+        models,
+        runs,
+        searches,
+        scores,
+        batch_predictions,
+        exports,
+        catalogue,
+    ):
         v1.include_router(feature.router)
     app.include_router(v1)
     for router in (predictions.router, open_inference.direct, open_inference.router):

@@ -204,6 +204,14 @@ class WarmUp:
     outputs: dict[str, NDArray[Any]]
 
 
+def shapes_of(version: Version) -> dict[str, FieldShape]:
+    """Return shape and dtype of one example of each of a version's fields."""
+    return {
+        name: FieldShape(known["shape"], known["dtype"], vocabulary=known.get("vocabulary"))
+        for name, known in version.fields.items()
+    }
+
+
 class Loader:
     """Loads versions from the artifact store.
 
@@ -225,10 +233,7 @@ class Loader:
             DamagedArtifactError: If its weights are not what they should be.
         """
         specs = [TaskSpec.model_validate(spec) for spec in version.tasks]
-        fields = {
-            name: FieldShape(known["shape"], known["dtype"], vocabulary=known.get("vocabulary"))
-            for name, known in version.fields.items()
-        }
+        fields = shapes_of(version)
         preprocessing = load_preprocessing(self._store, version.preprocessing)
         self._encoders.check(preprocessing.fields)
         classifier = MultitaskClassifier(build_tasks(specs), name=version.model)

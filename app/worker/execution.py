@@ -24,6 +24,7 @@ from app.runs.lease import Claim, LeaseLostError
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore, DamagedArtifactError
 from app.worker.attempt import Attempt, write_end
+from app.worker.exporting import export
 from app.worker.predicting import predict
 from app.worker.reporting import StopSignal
 from app.worker.scoring import score
@@ -32,7 +33,12 @@ from mtl_core import TaskloomError, TrainingStoppedError
 
 log = get_logger(__name__)
 
-_WORK: dict[str, Callable[[Attempt], None]] = {"train": train, "score": score, "predict": predict}
+_WORK: dict[str, Callable[[Attempt], None]] = {
+    "train": train,
+    "score": score,
+    "predict": predict,
+    "export": export,
+}
 
 
 def execute(settings: Settings, claim: Claim, gpu: int | None = None) -> None:

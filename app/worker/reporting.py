@@ -136,7 +136,7 @@ class Reporter:
 
     def _progress_now(self) -> dict[str, Any] | None:
         """Return how far the work has come; None as long as there is nothing to say."""
-        raise NotImplementedError
+        return None
 
     def _steps_taken(self) -> int:
         """Return the batches of all trainings so far."""

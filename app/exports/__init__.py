@@ -1,0 +1,1 @@
+"""Versions taken elsewhere, and brought back from there."""
