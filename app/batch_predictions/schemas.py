@@ -18,7 +18,7 @@ Format = Literal["parquet", "jsonl"]
 class BatchIn(
     Queued,
     json_schema_extra=shown_as(
-        {"dataset": "circleDataset", "split": "test", "tasks": None, "return": ["preds", "probs"]},
+        {"dataset": "circleDataset", "split": "train", "tasks": None, "return": ["preds", "probs"]},
         {"upload": "upl_01KD8Z6Y0000000000000000AB", "keep": ["id"], "format": "jsonl"},
     ),
 ):

@@ -11,7 +11,7 @@ from app.wire import shown_as
 from mtl_core.specs import Name
 
 
-class ExportIn(Queued, json_schema_extra=shown_as({"format": "onnx", "tasks": ["circle_task"]})):
+class ExportIn(Queued, json_schema_extra=shown_as({"format": "bundle", "tasks": ["circle_task"]})):
     """An export to be made."""
 
     format: Literal["bundle", "program", "onnx"] = "bundle"
