@@ -15,8 +15,9 @@ COPY pyproject.toml constraints.txt ./
 # The extra index is asked for PyTorch alone.
 RUN grep '^torch==' constraints.txt > torch.txt \
     && pip install --no-cache-dir --no-deps ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r torch.txt
-RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-      > requirements.txt \
+# With what exports to ONNX need.
+RUN python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+      print(*project["dependencies"], *project["optional-dependencies"]["onnx"], sep="\n")' > requirements.txt \
     && pip install --no-cache-dir -c constraints.txt -r requirements.txt
 
 FROM dependencies AS build

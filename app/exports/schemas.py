@@ -16,7 +16,7 @@ class ExportIn(Queued, json_schema_extra=shown_as({"format": "bundle", "tasks": 
 
     format: Literal["bundle", "program", "onnx"] = "bundle"
     """`bundle` is specs and safetensors, to be imported again; `program` is what `torch.export.load` takes; `onnx` is
-    for any runtime, and is held against onnxruntime's answers where that is installed. All are ZIP files, with how raw
-    columns become fields beside the model."""
+    for any runtime, and is held against what onnxruntime answers. All are ZIP files, with how raw columns become fields
+    beside the model."""
     tasks: Annotated[list[Name], Field(min_length=1, max_length=4096)] | None = None
     """Names of tasks; null for all of the version's. What only others need is left out."""

@@ -120,7 +120,7 @@ def check_onnx(
     Raises:
         ExportError: If the package ``onnxruntime`` is not installed, or cannot run the file.
     """
-    runtime = require("onnxruntime", "onnxruntime")
+    runtime = require("onnxruntime", "taskloom[onnx]")
     served = ServedTasks(classifier, tasks)
     sizes, differences, differing = list(rows), [0.0], 0
     generator = torch.Generator().manual_seed(0)
