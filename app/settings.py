@@ -61,8 +61,11 @@ class Settings(BaseSettings):
     model_cache_mib: Annotated[int, Field(ge=1)] = 1024
     """Weights that a server keeps loaded for predictions, in MiB; the least recently used go first."""
 
+    server_processes: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes of one server that answer requests from one port; each keeps versions in memory for itself."""
     serving_threads: Annotated[int, Field(ge=0, le=256)] = 0
-    """CPU threads that one server computes predictions with; 0: half of the cores that it may use, at least 1. Where
+    """CPU threads that each process of a server computes predictions with; 0: its share of half of the cores that the
+    server may use, at least 1. Where
     several servers, or a server and workers, share a machine, their threads together should be no more than its
     cores."""
     refresh_seconds: Annotated[float, Field(gt=0, le=60)] = 0.25
@@ -131,8 +134,8 @@ class Settings(BaseSettings):
 
     @property
     def resolved_serving_threads(self) -> int:
-        """CPU threads that one server computes predictions with, the default filled in."""
-        return self.serving_threads or max(1, usable_cores() // 2)
+        """CPU threads that each process of a server computes predictions with, the default filled in."""
+        return self.serving_threads or max(1, usable_cores() // 2 // self.server_processes)
 
     @property
     def max_upload_bytes(self) -> int:

@@ -74,6 +74,12 @@ def serve(
     ] = None,
     data_dir: DataDir = None,
     worker: Annotated[bool, typer.Option(help="Start a worker beside the server.")] = True,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that answer requests. [default: 1]", show_default=False),
+    ] = None,
+    listener_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    stop_on_stdin_close: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Start the server, and a worker beside it.
 
@@ -84,10 +90,10 @@ def serve(
     yet, so whoever reaches it may do anything.
     """
     # Imported here, as whatever else takes a while to import: so --help comes at once.
-    from app.cli.server import run_server  # noqa: PLC0415
+    from app.cli.server import run_server, run_servers  # noqa: PLC0415
     from app.logs import configure_logs  # noqa: PLC0415
 
-    settings = _settings(host=host, port=port, data_dir=data_dir)
+    settings = _settings(host=host, port=port, data_dir=data_dir, server_processes=processes)
     if not settings.allow_open and not _is_loopback(settings.host):
         _refuse(
             f"{settings.host} can be reached from other machines, and there are no API keys: listen on 127.0.0.1,"
@@ -95,7 +101,12 @@ def serve(
         )
     configure_logs(settings)
     _prepare_database(settings)
-    run_server(settings, with_worker=worker)
+    if listener_fd is None:
+        run_servers(settings, with_worker=worker)
+    else:
+        run_server(
+            settings, with_worker=worker, listener_fd=listener_fd, stop_on_stdin_close=stop_on_stdin_close
+        )
 
 
 @cli.command()
