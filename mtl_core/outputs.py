@@ -20,6 +20,10 @@ class Output:
 
     has_classes = True
 
+    def called(self, kind: str) -> str:
+        """Return what an answer of a kind is called: values are no ``probs``, but ``outputs``."""
+        return "outputs" if kind == "probs" and not self.has_classes else kind
+
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         """Turn raw outputs ``[n, …]`` into probabilities or values ``[n, …]``."""
         raise NotImplementedError

@@ -190,7 +190,7 @@ class ModelTask(Base):
 
 
 class Run(Base):
-    """One training or scoring of a model, or a search over trainings, and who has it while it runs."""
+    """Work on a model that takes a while, a training first of all, and who has it while it runs."""
 
     __tablename__ = "runs"
     __table_args__ = (
@@ -211,7 +211,7 @@ class Run(Base):
     progress: Mapped[Json | None]
     error: Mapped[Json | None]
     model_version: Mapped[int | None]
-    result: Mapped[Json | None]  # what it found that is no version: a trial's weights and scores
+    result: Mapped[Json | None]  # what it ended with that is no version: a trial's weights and scores, a file
     verdict: Mapped[Json | None]  # what sharing gained or lost for each task
     log: Mapped[str | None] = mapped_column(Sha256)  # artifact: the files that its log writer wrote
     client: Mapped[str] = mapped_column(Name, default="", server_default="")  # who asked for it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -102,8 +103,13 @@ class LoadedVersion:
 
     def are_raw(self, names: Collection[str]) -> bool:
         """Say whether names are those of raw columns, and not all of them of fields."""
+        return not self._raw_columns.isdisjoint(names)
+
+    @cached_property
+    def _raw_columns(self) -> set[str]:
+        """The columns that fields are made of, but for those that are called as a field."""
         columns = {name for field in self.preprocessing.fields.values() for name in field.column_names}
-        return any(name in columns and name not in self.fields for name in names)
+        return columns - self.fields.keys()
 
     def route(self, question: Question) -> Route:
         """Return the path of a question.
@@ -132,14 +138,13 @@ class LoadedVersion:
         return Route(question, tasks, fields, paths, recipes, question.top_k)
 
     def _recipe(self, question: Question, task: str) -> Recipe:
-        has_classes = self.classifier.tasks[task].output_func.has_classes
+        output = self.classifier.tasks[task].output_func
+        has_classes = output.has_classes
         names = self.preprocessing.class_names.get(task) if has_classes else None
         return Recipe(
             task=task,
             arrays=tuple(
-                ("preds", "classes")
-                if wanted == "classes"
-                else (wanted, "outputs" if wanted == "probs" and not has_classes else wanted)
+                ("preds", "classes") if wanted == "classes" else (wanted, output.called(wanted))
                 for wanted in question.returns
                 if wanted in KINDS or (wanted == "classes" and names is not None)
             ),

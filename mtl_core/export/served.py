@@ -18,17 +18,6 @@ from mtl_core.outputs import Output
 from mtl_core.slicing.combiner import SliceCombinerModule
 
 
-def output_name(task_name: str, kind: str, output: Output) -> str:
-    """Return what one of a task's answers is called in an exported model.
-
-    Args:
-        task_name: The task.
-        kind: ``"logits"``, ``"probs"`` or ``"preds"``.
-        output: The task's output function; what one without classes answers is no probabilities, but ``outputs``.
-    """
-    return f"{task_name}.{'outputs' if kind == 'probs' and not output.has_classes else kind}"
-
-
 class ServedTasks(nn.Module):
     """Some tasks of a model as a module of its own, with copies of their weights, on the CPU and in evaluation mode.
 
@@ -102,7 +91,7 @@ class ServedTasks(nn.Module):
     @property
     def output_names(self) -> list[str]:
         """What the answers are called, in their order."""
-        return [output_name(name, kind, output) for name, output in self._outputs.items() for kind in KINDS]
+        return [f"{name}.{output.called(kind)}" for name, output in self._outputs.items() for kind in KINDS]
 
     def forward(self, fields: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Answer a batch.
@@ -125,7 +114,7 @@ class ServedTasks(nn.Module):
         for name, output in self._outputs.items():
             found = self._answered(name, output, computed[self._plan.output_node(name)])
             for kind, values in found.items():
-                answers[output_name(name, kind, output)] = values.clone() if id(values) in seen else values
+                answers[f"{name}.{output.called(kind)}"] = values.clone() if id(values) in seen else values
                 seen.add(id(values))
         return answers
 
