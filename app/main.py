@@ -19,12 +19,14 @@ from fastapi_offline import FastAPIOffline
 
 from app import catalogue, health
 from app.batch_predictions import routes as batch_predictions
+from app.calibrations import routes as calibrations
 from app.datasets import routes as datasets
 from app.db.session import Database
 from app.exports import routes as exports
 from app.http.direct import DirectFirst
 from app.http.errors import install_handlers
 from app.http.middleware import RequestMiddleware, Told
+from app.http.receiving import Intake
 from app.http.resources import Resources
 from app.logs import get_logger
 from app.models import routes as models
@@ -72,7 +74,9 @@ def create_app(
         db = Database(settings.resolved_database_url)
         store = ArtifactStore(settings.artifacts_dir)
         encoders = SentenceEncoders(settings.sentence_encoders)
-        app.state.resources = Resources(settings, db, store, encoders, is_stopping)
+        app.state.resources = Resources(
+            settings, db, store, encoders, is_stopping, Intake(settings.max_intake_bytes)
+        )
         app.state.reading_slots = CapacityLimiter(settings.reading_slots)
         loader = Loader(store, settings.limits, encoders)
         torch.set_num_threads(settings.resolved_serving_threads)
@@ -111,6 +115,7 @@ def create_app(
         searches,
         scores,
         batch_predictions,
+        calibrations,
         exports,
         catalogue,
     ):

@@ -38,6 +38,9 @@ class Settings(BaseSettings):
 
     max_body_mib: Annotated[int, Field(ge=1, le=4096)] = 64
     """Greatest size of a request body, in MiB."""
+    max_intake_mib: Annotated[int, Field(ge=1)] = 512
+    """Memory that bodies may take together while they are on their way, in MiB; where clients send more, they are told to
+    try again. Files are not counted: they go to disk."""
     max_upload_mib: Annotated[int, Field(ge=1)] = 65_536
     """Greatest size of an uploaded file, in MiB."""
     max_expansion: Annotated[int, Field(ge=1)] = 200
@@ -136,6 +139,11 @@ class Settings(BaseSettings):
     def resolved_serving_threads(self) -> int:
         """CPU threads that each process of a server computes predictions with, the default filled in."""
         return self.serving_threads or max(1, usable_cores() // 2 // self.server_processes)
+
+    @property
+    def max_intake_bytes(self) -> int:
+        """Memory that bodies may take together while they are on their way."""
+        return max(self.max_intake_mib, self.max_body_mib) * _MIB
 
     @property
     def max_upload_bytes(self) -> int:

@@ -125,22 +125,29 @@ async def read_body(request: Request) -> bytes:
 
     Raises:
         TooLarge: If it has more bytes than are allowed; before any is read where it says so itself.
+        Overloaded: If too much of other requests' bodies is on its way.
     """
-    limit = resources_of(request).settings.max_body_bytes
+    resources = resources_of(request)
+    limit, taken = resources.settings.max_body_bytes, 0
     declared = request.headers.get("content-length", "0")
     # A body that says it is too large is refused before any of it is read.
     if not declared.isdecimal() or int(declared) <= limit:
         pieces: list[bytes] = []
         size = 0
-        while size <= limit:
-            message = await request.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            piece = message.get("body", b"")
-            pieces.append(piece)
-            size += len(piece)
-            if size <= limit and not message.get("more_body", False):
-                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        try:
+            while size <= limit:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                piece = message.get("body", b"")
+                pieces.append(piece)
+                size += len(piece)
+                if size <= limit and not message.get("more_body", False):
+                    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                resources.intake.take(len(piece))
+                taken += len(piece)
+        finally:
+            resources.intake.give_back(taken)
     raise TooLarge(f"a body has at most {limit:,} bytes")
 
 

@@ -1,4 +1,4 @@
-"""Bodies that are files: written to disk and hashed as they come, at constant memory."""
+"""Bodies on their way: how much memory they may take together; files, written to disk and hashed as they come."""
 
 from __future__ import annotations
 
@@ -14,10 +14,36 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from app.problems import Invalid, MalformedBody, TooLarge
+from app.problems import Invalid, MalformedBody, Overloaded, TooLarge
 
 _PIECE = 2**20
 _DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/=]*):")
+
+
+class Intake:
+    """Counts what is in memory of bodies that are still on their way, of all requests of an event loop together.
+
+    Args:
+        most: How many bytes there may be.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._bytes = 0
+
+    def take(self, n: int) -> None:
+        """Count a further piece of a body that is not there as a whole yet.
+
+        Raises:
+            Overloaded: If that is too much with what others have sent.
+        """
+        if self._bytes + n > self._most:
+            raise Overloaded("too many large bodies are on their way: try again in a moment")
+        self._bytes += n
+
+    def give_back(self, n: int) -> None:
+        """Count so many bytes no longer."""
+        self._bytes -= n
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from fastapi.openapi.models import Example
 from sqlalchemy.orm import Session
 
 from app.db.session import Database
+from app.http.receiving import Intake
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.encoders import SentenceEncoders
@@ -26,6 +27,7 @@ class Resources:
     store: ArtifactStore
     encoders: SentenceEncoders
     is_stopping: Callable[[], bool]
+    intake: Intake
 
 
 def resources_of(request: Request) -> Resources:

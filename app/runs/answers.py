@@ -27,6 +27,9 @@ def run_out(run: Run) -> RunOut:
             "train": asked.get("train", "all") if run.kind in ("train", "search") else None,
             "log": f"/v1/runs/{run.id}/log" if run.log else None,
             "verdict": f"/v1/runs/{run.id}/verdict" if run.verdict else None,
+            "calibration": f"/v1/runs/{run.id}/calibration"
+            if run.kind == "calibrate" and run.result
+            else None,
             "trial": run.request.get("trial"),
             "search": f"/v1/runs/{run.id}/search" if run.kind == "search" else None,
             "model_version": run.model_version,

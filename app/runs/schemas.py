@@ -46,6 +46,7 @@ _RUN: dict[str, Any] = {
     "train": "all",
     "log": None,
     "verdict": None,
+    "calibration": None,
     "trial": None,
     "search": None,
     "model_version": None,
@@ -328,7 +329,7 @@ class RunOut(Out, json_schema_extra=shown_as(_RUN)):
     """Every setting of the training, defaults filled in; of a search, those that its trials start from; null for what
     trains nothing."""
     init_from: int | None
-    """The version whose modules the training started from."""
+    """The version whose modules the training started from, or that was calibrated."""
     init_modules: dict[str, ModuleSource]
     """The modules that it was to take from elsewhere."""
     train: Literal["all", "new"] | None
@@ -337,12 +338,14 @@ class RunOut(Out, json_schema_extra=shown_as(_RUN)):
     """Where the log is that the training was asked to write; null while there is none."""
     verdict: str | None
     """Where the verdict on sharing is that the training was asked for; null while there is none."""
+    calibration: str | None
+    """Where it is told what a calibration came to; null while there is nothing."""
     trial: TrialOut | None
     """What it tries in a search; null for what a client started."""
     search: str | None
     """Where the trials of a search are told; null for all else."""
     model_version: int | None
-    """The version that the run made, scored, predicts with or exports; of a search, the one that its best trial
+    """The version that the run makes, scores, predicts with or exports; of a search, the one that its best trial
     became."""
     result: ResultOut | None
     """The file that a prediction of many rows or an export ended with; null until then, and once it was removed."""

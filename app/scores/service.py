@@ -12,13 +12,16 @@ from app.db import tables
 from mtl_core.scoring.scorer import Score
 
 
-def add_scores(session: Session, run: tables.Run, scores: Iterable[Score]) -> None:
-    """Store the scores that a run computed of its version."""
-    assert run.model_version is not None
+def add_scores(
+    session: Session, run: tables.Run, scores: Iterable[Score], version: int | None = None
+) -> None:
+    """Store the scores that a run computed of a version; default: its own."""
+    number = run.model_version if version is None else version
+    assert number is not None
     session.add_all(
         tables.Score(
             model=run.model,
-            version=run.model_version,
+            version=number,
             run=run.id,
             task=score.task,
             dataset=score.dataset,

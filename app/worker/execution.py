@@ -24,6 +24,7 @@ from app.runs.lease import Claim, LeaseLostError
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore, DamagedArtifactError
 from app.worker.attempt import Attempt, write_end
+from app.worker.calibrating import calibrate_version
 from app.worker.exporting import export
 from app.worker.predicting import predict
 from app.worker.reporting import StopSignal
@@ -37,6 +38,7 @@ _WORK: dict[str, Callable[[Attempt], None]] = {
     "train": train,
     "score": score,
     "predict": predict,
+    "calibrate": calibrate_version,
     "export": export,
 }
 

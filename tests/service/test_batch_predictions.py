@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from tests.service.shapes import Shapes
 from tests.service.tables import People, as_csv, people
 
 N = 60
+LONG = 300_000
 PREDS: dict[str, Any] = {"return": ["preds"]}
 
 
@@ -166,19 +169,38 @@ def test_parts_of_a_result_are_downloaded(world: People, upload: str) -> None:
     assert f"{run}.jsonl" in part.headers["content-disposition"]
 
 
-@on_sqlite_alone
-def test_a_prediction_is_cancelled_and_resumed(world: People, service: Service) -> None:
+@pytest.fixture(scope="module")
+def long(world: People) -> str:
     row = b"38,cook,true,2020-01-01,a\n"
-    upload = world.upload(b"age,job,smokes,joined,id\n" + row * 1_000_000)["id"]
-    run = started(world, upload=upload, format="jsonl")["id"]
+    return world.upload(b"age,job,smokes,joined,id\n" + row * LONG)["id"]
+
+
+@on_sqlite_alone
+def test_a_prediction_whose_process_is_killed_is_made_again(
+    world: People, long: str, service: Service
+) -> None:
+    run = started(world, upload=long, format="jsonl")["id"]
+    world.api.training(run)
+    claimed = max(service.worker_of(run).claims(run), key=lambda line: line["attempt"])
+    os.kill(claimed["pid"], signal.SIGKILL)
+    ended = world.api.ended(run)
+    assert [attempt["outcome"] for attempt in ended["attempts"]] == ["crashed", "succeeded"]
+    lines = result(world.api, run).splitlines()
+    assert len(lines) == LONG
+    assert json.loads(lines[-1])["row"] == LONG - 1
+
+
+@on_sqlite_alone
+def test_a_prediction_is_cancelled_and_resumed(world: People, long: str) -> None:
+    run = started(world, upload=long, format="jsonl")["id"]
     world.api.training(run)
     world.api.post(f"/v1/runs/{run}/cancel", None, 202)
     world.api.ended(run, "cancelled")
-    limited = started(world, upload=upload, limits={"seconds": 0.5})["id"]
+    limited = started(world, upload=long, limits={"seconds": 0.2})["id"]
     failed = world.api.ended(limited, "failed")
-    assert "limit of 0.5 seconds" in failed["error"]["detail"]
+    assert "limit of 0.2 seconds" in failed["error"]["detail"]
     body = {"limits": {"seconds": 600}}
     world.api.post(f"/v1/runs/{limited}/resume", body, 202)
     ended = world.api.ended(limited)
     assert ended["attempt"] == 2
-    assert pq.read_metadata(io.BytesIO(result(world.api, limited))).num_rows == 1_000_000
+    assert pq.read_metadata(io.BytesIO(result(world.api, limited))).num_rows == LONG

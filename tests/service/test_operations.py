@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -137,6 +139,40 @@ def test_crashes_of_the_worker_and_of_the_server_lose_nothing(tmp_path: Path) ->
     third = server.lines("worker started")[-1]
     assert not is_alive(_pid(third))
     assert server.lines("worker stopped")
+
+
+def test_bodies_that_only_ever_begin_take_no_more_than_their_memory(tmp_path: Path) -> None:
+    limits = {"TASKLOOM_MAX_BODY_MIB": "1", "TASKLOOM_MAX_INTAKE_MIB": "1"}
+    env = environment(tmp_path / "data", None, **limits)
+    server = ServerProcess("--no-worker", env=env, log=tmp_path / "server.log")
+    try:
+        url = server.url()
+        head = ["POST /v1/tasks HTTP/1.1", "Host: a", "Content-Type: application/json"]
+        half = "\r\n".join([*head, f"Content-Length: {2**20}", "", ""]).encode() + b" " * 700_000
+
+        def sent() -> socket.socket:
+            connection = socket.create_connection(
+                (urlsplit(url).hostname or "", urlsplit(url).port or 0), timeout=30
+            )
+            connection.sendall(half)
+            return connection
+
+        with sent(), sent() as second:
+            answer = second.recv(2**16)
+            assert b" 503 " in answer
+            assert b"retry-after" in answer.lower()
+            # What comes in one piece is answered meanwhile.
+            assert Api(url).post("/v1/tasks", {}, 422)
+        until(lambda: _is_taken(url, b" " * 700_000), "room for another body")
+    finally:
+        server.stop()
+
+
+def _is_taken(url: str, padding: bytes) -> bool:
+    headers = {"Content-Type": "application/json"}
+    return (
+        httpx.post(f"{url}/v1/tasks", content=padding + b"{}", headers=headers, timeout=30).status_code == 422
+    )
 
 
 def test_a_server_that_is_stopped_answers_what_was_begun_and_ends_streams(tmp_path: Path) -> None:

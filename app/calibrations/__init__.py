@@ -1,0 +1,1 @@
+"""Calibrations: versions whose probabilities are as sure as they are right."""
