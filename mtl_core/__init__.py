@@ -10,6 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mtl_core.calibration.calibrating import CalibratedTask, Calibration, ProbabilityScores, calibrate
+    from mtl_core.calibration.specs import calibrated_spec, calibration_obstacle
+    from mtl_core.calibration.temperatures import fit_temperatures
     from mtl_core.data import DictDataLoader, DictDataset, collate_dicts
     from mtl_core.errors import (
         BundleError,
@@ -66,6 +69,8 @@ __all__ = [
     "ArrayWriter",
     "Bundle",
     "BundleError",
+    "CalibratedTask",
+    "Calibration",
     "Checkpointer",
     "CheckpointerConfig",
     "ClassifierConfig",
@@ -87,6 +92,7 @@ __all__ = [
     "OperationError",
     "OutputDict",
     "PandasSFApplier",
+    "ProbabilityScores",
     "Progress",
     "SFApplier",
     "Scheduler",
@@ -109,6 +115,9 @@ __all__ = [
     "TrainerConfig",
     "TrainingStoppedError",
     "add_slice_labels",
+    "calibrate",
+    "calibrated_spec",
+    "calibration_obstacle",
     "check_onnx",
     "collate_dicts",
     "convert_to_slice_tasks",
@@ -116,6 +125,7 @@ __all__ = [
     "export_onnx",
     "export_program",
     "filter_labels",
+    "fit_temperatures",
     "get_label_buckets",
     "get_label_instances",
     "load_module_weights",
@@ -137,6 +147,17 @@ __all__ = [
 # Where each public name is at home. A module is imported when one of its names is first asked for: so what needs no
 # torch, such as specs and errors, comes without the seconds that torch takes.
 _HOMES = {
+    "mtl_core.calibration.calibrating": (
+        "CalibratedTask",
+        "Calibration",
+        "ProbabilityScores",
+        "calibrate",
+    ),
+    "mtl_core.calibration.specs": (
+        "calibrated_spec",
+        "calibration_obstacle",
+    ),
+    "mtl_core.calibration.temperatures": ("fit_temperatures",),
     "mtl_core.data": (
         "DictDataLoader",
         "DictDataset",

@@ -18,6 +18,7 @@ from mtl_core.modules.conditioning import Adapter, FiLM, TaskEmbedding
 from mtl_core.modules.coupling import CrossStitch, InformationTransfer
 from mtl_core.modules.dselect import DSelectK
 from mtl_core.modules.experts import Experts, Gate
+from mtl_core.modules.temperature import Temperature
 from mtl_core.outputs import Exponential, Identity, Ordinal, Output, Quantiles, Sigmoid, Softmax
 from mtl_core.scaling import ScaledOutput
 
@@ -41,7 +42,7 @@ _ROW_BY_ROW: frozenset[type] = frozenset(
         *(nn.Linear, nn.Bilinear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.Sequential, nn.ModuleList),
         *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
         *(Add, Concat, Multiply, Residual, Experts, Gate, DSelectK),
-        *(Adapter, FiLM, TaskEmbedding, CrossStitch, InformationTransfer),
+        *(Adapter, FiLM, TaskEmbedding, CrossStitch, InformationTransfer, Temperature),
     }
 )
 

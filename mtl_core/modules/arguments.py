@@ -135,6 +135,7 @@ BY_MODULE: dict[str, dict[str, Any]] = {
     "Flatten": {"start_dim": _Dim},
     "Unflatten": {"dim": _Dim, "unflattened_size": Annotated[list[_Size], Field(min_length=1, max_length=8)]},
     "CosineSimilarity": {"dim": _Dim},
+    "Temperature": {"n_classes": _Size},
     **{name: {"dim": (_Dim, -1)} for name in ("Softmax", "Softmin", "LogSoftmax", "GLU")},
     **{f"Conv{d}d": {"padding": Literal["valid", "same"] | _Margin} for d in (1, 2, 3)},
     **{f"LazyConv{d}d": {"padding": Literal["valid", "same"] | _Margin} for d in (1, 2)},

@@ -27,6 +27,7 @@ from mtl_core.modules.experts import Experts, Gate, LazyGate
 from mtl_core.modules.lazy import PLAIN, LazyEmbedding
 from mtl_core.modules.pooling import AttentionPooling, LazyAttentionPooling
 from mtl_core.modules.shape import Mean, Permute, Take
+from mtl_core.modules.temperature import Temperature
 
 MAX_DEPTH = 32
 """How deep module specs may nest."""
@@ -119,6 +120,7 @@ _ENTRIES: dict[str, Callable[..., nn.Module]] = {
     "LazyAdapter": LazyAdapter,
     "AttentionPooling": AttentionPooling,
     "LazyAttentionPooling": LazyAttentionPooling,
+    "Temperature": Temperature,
 }
 
 MODULES: Catalogue[nn.Module] = Catalogue("module", _ENTRIES, BY_MODULE, BY_PARAMETER)

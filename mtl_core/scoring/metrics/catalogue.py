@@ -22,6 +22,7 @@ from mtl_core.scoring.metrics.predictions import (
 from mtl_core.scoring.metrics.probabilities import (
     AveragePrecision,
     CalibrationError,
+    ClasswiseCalibrationError,
     LogLoss,
     RocAuc,
     RocAucOneVersusRest,
@@ -49,6 +50,7 @@ METRICS: Catalogue[Metric] = Catalogue(
         "average_precision": AveragePrecision,
         "balanced_accuracy": BalancedAccuracy,
         "calibration_error": CalibrationError,
+        "classwise_calibration_error": ClasswiseCalibrationError,
         "cohen_kappa": CohenKappa,
         "coverage": Coverage,
         "explained_variance": ExplainedVariance,

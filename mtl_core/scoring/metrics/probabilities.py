@@ -137,10 +137,8 @@ class CalibrationError(Metric):
     higher_is_better = False
 
     def __init__(self, n_bins: int = 15, norm: Literal["l1", "l2", "max"] = "l1") -> None:
-        if not 1 <= n_bins <= 10_000:
-            raise ValueError("n_bins must be between 1 and 10,000")
-        self.n_bins = n_bins
-        self.norm = norm
+        self.n_bins = _checked_bins(n_bins)
+        self.norm: Literal["l1", "l2", "max"] = norm
 
     def __call__(self, golds: Array, preds: Array, probs: Array) -> float:
         """Return the error, in [0, 1]."""
@@ -150,12 +148,56 @@ class CalibrationError(Metric):
             labels, told, k = golds, probs, probs.shape[1]
         else:
             labels, told, k = _two_class(golds), _positive_score(probs), None
-        sides = torch.from_numpy(told.astype(np.float64)), torch.from_numpy(labels.astype(np.int64))
-        task = {"task": "binary"} if k is None else {"task": "multiclass", "num_classes": k}
-        return through_torchmetrics(
-            lambda f: f.calibration_error(*sides, n_bins=self.n_bins, norm=self.norm, **task),
-            "calibration_error",
-        )
+        return _binned_error("calibration_error", labels, told, k, self.n_bins, self.norm)
+
+
+class ClasswiseCalibrationError(Metric):
+    """Mean over the classes, or labels, of how far the probabilities of each are from the shares that come true.
+
+    Each class's own probabilities are binned against all other classes, so that those of unlikely classes count too;
+    of several labels an example, those that are given. With one probability an example it is ``calibration_error``.
+
+    Source: Kull et al., Beyond Temperature Scaling: Obtaining Well-Calibrated Multiclass Probabilities with Dirichlet
+    Calibration, 2019; Nixon et al., Measuring Calibration in Deep Learning, 2019, who call it static calibration error.
+
+    Args:
+        n_bins: How many bins of equal width the probabilities fall into; default 15, range 1 to 10,000.
+    """
+
+    inputs = ("golds", "probs")
+    higher_is_better = False
+
+    def __init__(self, n_bins: int = 15) -> None:
+        self.n_bins = _checked_bins(n_bins)
+
+    def __call__(self, golds: Array, preds: Array, probs: Array) -> float:
+        """Return the error, in [0, 1]."""
+        name = "classwise_calibration_error"
+
+        def of_label(labels: Array, told: Array) -> float:
+            return _binned_error(name, labels, told, None, self.n_bins, "l1")
+
+        if golds.ndim == 1 and probs.ndim == 2 and probs.shape[1] > 1:
+            k = probs.shape[1]
+            if golds.min() < 0 or golds.max() >= k:
+                raise UndefinedMetricError(f"{name} needs labels that have a probability")
+            return float(np.mean([of_label(golds == y, probs[:, y]) for y in range(k)]))
+        return _mean_by_label(golds, probs, of_label, f"{name} needs labels")
+
+
+def _checked_bins(n_bins: int) -> int:
+    if not 1 <= n_bins <= 10_000:
+        raise ValueError("n_bins must be between 1 and 10,000")
+    return n_bins
+
+
+def _binned_error(
+    name: str, labels: Array, told: Array, k: int | None, n_bins: int, norm: Literal["l1", "l2", "max"]
+) -> float:
+    """Return the calibration error of probabilities ``[n]`` of label 1, or ``[n, k]`` of ``k`` classes."""
+    sides = torch.from_numpy(told.astype(np.float64)), torch.from_numpy(labels.astype(np.int64))
+    task = {"task": "binary"} if k is None else {"task": "multiclass", "num_classes": k}
+    return through_torchmetrics(lambda f: f.calibration_error(*sides, n_bins=n_bins, norm=norm, **task), name)
 
 
 def _mean_by_label(

@@ -120,4 +120,5 @@ CASES = [
     Case("JointProbability", {}, [[1], [1]]),
     Case("FiLM", {"features": 4, "condition_features": 2}, [_VECTOR, [2]]),
     Case("TaskEmbedding", {"features": 4}, [_VECTOR]),
+    Case("Temperature", {"n_classes": 4}, [_IMAGE]),
 ]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
 
+from mtl_core import SpecError
 from mtl_core.scoring.metrics import METRICS, UndefinedMetricError
 
 Array = np.ndarray[Any, Any]
@@ -189,6 +190,11 @@ def test_multi_label_metrics_leave_missing_labels_out() -> None:
         ("cohen_kappa", [0, 10**9], [0, 1], [[0.5, 0.5]] * 2),
         ("calibration_error", [0, 3], [0, 1], [[0.2, 0.2, 0.6]] * 2),
         ("calibration_error", [0, 2], [0, 1], [[0.5, 0.5]] * 2),
+        ("classwise_calibration_error", [0, 3], [0, 1], [[0.2, 0.2, 0.6]] * 2),
+        ("classwise_calibration_error", [0, 2], [0, 1], [0.5, 0.5]),
+        ("classwise_calibration_error", [[0, 2]] * 2, [[0, 1]] * 2, [[0.5, 0.5]] * 2),
+        ("classwise_calibration_error", [[0, 1]] * 2, [[0, 1]] * 2, [[0.5]] * 2),
+        ("classwise_calibration_error", [[math.nan]], [[0]], [[0.5]]),
         ("spearman", [1.0, 1.0], [1.0, 2.0], [1.0, 2.0]),
         ("pearson", [1.0, 2.0], [1.0, 1.0], [1.0, 2.0]),
         ("explained_variance", [1.0, 1.0], [1.0, 2.0], [1.0, 2.0]),
@@ -307,6 +313,45 @@ def test_calibration_error_is_how_far_bins_are_off() -> None:
     assert calibration(np.array([0, 2]), golds[:2], probs) == pytest.approx(0.25)
 
 
+def binned_by_hand(yes: Array, probs: Array, n_bins: int) -> float:
+    """How far the bins of probabilities ``[n]`` are off, one after the other."""
+    total = 0.0
+    for i in range(n_bins):
+        within = (probs > i / n_bins) & (probs <= (i + 1) / n_bins)
+        total += abs((yes[within] - probs[within]).sum())
+    return total / len(yes)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 60), k=st.integers(2, 4), n_bins=st.integers(1, 15))
+def test_classwise_calibration_error_is_the_mean_of_each_classs_own(
+    seed: int, n: int, k: int, n_bins: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    probs, golds = rng.dirichlet(np.ones(k), n), rng.integers(0, k, n)
+    classwise = METRICS.build({"type": "classwise_calibration_error", "n_bins": n_bins})
+    by_class = [binned_by_hand(golds == y, probs[:, y], n_bins) for y in range(k)]
+    assert classwise(golds, golds, probs) == pytest.approx(np.mean(by_class), abs=1e-6)
+    several = rng.integers(0, 2, (n, k)).astype(float)
+    several[rng.random((n, k)) < 0.3] = math.nan
+    several[0] = 1
+    given = ~np.isnan(several)
+    by_label = [binned_by_hand(several[g, y], probs[g, y], n_bins) for y, g in enumerate(given.T)]
+    assert classwise(several, several, probs) == pytest.approx(np.mean(by_label), abs=1e-6)
+
+
+def test_classwise_calibration_error_of_one_probability_is_calibration_error() -> None:
+    golds, positive = np.array([1, 0, 1, 1]), np.array([0.1, 0.15, 0.9, 0.95])
+    names = ("classwise_calibration_error", "calibration_error")
+    for probs in (positive, positive[:, None]):
+        classwise, plain = (METRICS.build(name)(golds, golds, probs) for name in names)
+        assert classwise == plain
+    two = np.stack([1 - positive, positive], axis=1)
+    assert METRICS.build(names[0])(golds, golds, two) == pytest.approx(plain)
+    with pytest.raises(SpecError, match="between 1 and 10,000"):
+        METRICS.build({"type": "classwise_calibration_error", "n_bins": 0})
+
+
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.integers(2, 40), several=st.booleans())
 def test_pinball_agrees_with_scikit_learn(seed: int, n: int, several: bool) -> None:
@@ -357,6 +402,7 @@ def test_ndcg_agrees_with_scikit_learn_ties_groups_and_all(seed: int, n: int, k:
 def test_metrics_say_which_way_is_better() -> None:
     lower = {
         "calibration_error",
+        "classwise_calibration_error",
         "hamming_loss",
         "log_loss",
         "mae",

@@ -28,6 +28,7 @@ from mtl_core import (
     module_weights,
 )
 from mtl_core.losses import BinaryCrossEntropy, CrossEntropy, Loss, MeanSquaredError
+from mtl_core.modules.temperature import Temperature
 
 ROWS, BATCH = 45, 8
 
@@ -276,6 +277,11 @@ def collate(batch: Sequence[Any]) -> Any:
     ("made", "config", "reason"),
     [
         (single(Opaque(nn.Linear(4, 3))), {}, "module 'h' has more than plain layers"),
+        (
+            single(nn.Sequential(nn.Linear(4, 3), Temperature(3))),
+            {},
+            "module 'h' has more than plain layers",
+        ),
         (single(nn.Linear(4, 3), loss=CrossEntropy(label_smoothing=0.1)), {}, "the loss of task 't'"),
         (single(nn.Linear(4, 3)), {"balancing": "uncertainty"}, "balancing is not 'sum'"),
         (single(nn.Linear(4, 3)), {"precision": "bfloat16"}, "precision is not 'float32'"),
