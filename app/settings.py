@@ -39,8 +39,8 @@ class Settings(BaseSettings):
     max_body_mib: Annotated[int, Field(ge=1, le=4096)] = 64
     """Greatest size of a request body, in MiB."""
     max_intake_mib: Annotated[int, Field(ge=1)] = 512
-    """Memory that bodies may take together while they are on their way, in MiB; where clients send more, they are told to
-    try again. Files are not counted: they go to disk."""
+    """Memory that bodies may take together while they are on their way, in MiB; beyond that, clients are told to try
+    again. Files are not counted: they go to disk."""
     max_upload_mib: Annotated[int, Field(ge=1)] = 65_536
     """Greatest size of an uploaded file, in MiB."""
     max_expansion: Annotated[int, Field(ge=1)] = 200
