@@ -75,9 +75,9 @@ class ParquetWriter:
 
     def write(self, about: pa.Table, by_task: ByTask) -> None:
         """Write some rows, or have them wait for others."""
-        table = table_of(by_task)
-        for name in reversed(about.schema.names):
-            table = table.add_column(0, about.schema.field(name), about.column(name))
+        table, answers = about, table_of(by_task)
+        for name in answers.schema.names:
+            table = table.append_column(answers.schema.field(name), answers.column(name))
         if self._schema is None:
             names = {
                 task: answer["class_names"] for task, answer in by_task.items() if "class_names" in answer

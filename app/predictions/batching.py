@@ -244,7 +244,7 @@ class Batcher:
     def _forward(self, group: Sequence[_Waiting]) -> Groups:
         route = group[0].route
         fields = {
-            name: torch.from_numpy(_joined([one.fields[name] for one in group], copy=route.paths.writes))
+            name: torch.from_numpy(joined([one.fields[name] for one in group], copy=route.paths.writes))
             for name in route.fields
         }
         n = sum(one.n for one in group)
@@ -278,7 +278,8 @@ def _hand_out(group: Sequence[_Waiting], answers: Sequence[Part | Exception]) ->
             one.answer.set_result(answer)
 
 
-def _joined(arrays: Sequence[NDArray[Any]], *, copy: bool) -> NDArray[Any]:
+def joined(arrays: Sequence[NDArray[Any]], *, copy: bool) -> NDArray[Any]:
+    """Return arrays ``[n, …]`` as one that torch may take, which no others see where it is copied."""
     if len(arrays) > 1:
         return np.concatenate(arrays)
     # torch takes no array that may not be written to, as one is that lies in a request's bytes.

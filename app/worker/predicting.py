@@ -13,6 +13,7 @@ from app.batch_predictions.service import ROW, SPLIT, question_of, request_of
 from app.datasets.parts import read_part
 from app.db.tables import Version
 from app.predictions.answering import Answers, Part, predictions_of
+from app.predictions.batching import joined
 from app.predictions.loaded import Loader
 from app.predictions.rows import encode_fields
 from app.runs.job import RowsRef
@@ -53,7 +54,8 @@ def predict(attempt: Attempt) -> None:
                     where = ref.named(None if error.row is None else start + error.row)
                     raise TaskloomError(f"{where}, column '{error.column}': {error.detail}") from error
                 tensors = {
-                    name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()
+                    name: torch.from_numpy(joined([array], copy=route.paths.writes))
+                    for name, array in arrays.items()
                 }
                 answers = Answers.of(route.paths.in_groups(tensors))
                 writer.write(

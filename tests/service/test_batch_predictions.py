@@ -123,6 +123,11 @@ def test_datasets_of_tensors_are_predicted_too(service: Service) -> None:
     task = shapes.task("circle")
     answer = service.api.post(f"/v1/models/{shapes.model}/tasks/{task}/predict", asked, 200)
     np.testing.assert_allclose(table.column(f"{task}.probs").to_pylist(), answer["probs"], atol=1e-6)
+    # The classes have no names, so there is nothing to answer but which row it is.
+    body |= {"return": ["classes"]}
+    run = service.api.post(f"/v1/models/{shapes.model}/predictions", body, 202)
+    nothing = pq.read_table(io.BytesIO(result(service.api, run["id"])))
+    assert (nothing.schema.names, nothing.num_rows) == (["row", "split"], 64)
 
 
 @on_sqlite_alone
