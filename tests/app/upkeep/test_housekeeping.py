@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from app.db.session import Database, database_now
 from app.db.tables import Dataset, DatasetVersion, IdempotentAnswer, Model, Run, Split, Upload, Version
+from app.runs.results import file_of
 from app.storage.artifacts import ArtifactStore
 from app.upkeep import housekeeping
 
@@ -118,3 +119,24 @@ def test_answers_to_idempotency_keys_are_kept_for_a_day(db: Database, store: Art
     with db.read() as session:
         assert session.get(IdempotentAnswer, "old") is None
         assert session.get(IdempotentAnswer, "new")
+
+
+def test_files_that_runs_ended_with_are_kept_for_their_time(db: Database, store: ArtifactStore) -> None:
+    files = {name: age(store, store.put(name.encode())) for name in ("old", "new")}
+    with db.write() as session:
+        session.add(Model(name="m"))
+        session.flush()
+        now = database_now(session)
+        for name, days in (("old", 31), ("new", 29)):
+            file = {"sha256": files[name], "bytes": 1, "media_type": "application/zip", "filename": "f"}
+            run = Run(id=name, model="m", kind="export", status="succeeded", request={}, job={})
+            run.result, run.finished_at = file, now - timedelta(days=days)
+            session.add(run)
+    housekeeping.clean(db, store, timedelta(days=3), timedelta(days=30))
+    assert set(store.names()) == {files["new"]}
+    with db.read() as session:
+        old, new = session.get_one(Run, "old"), session.get_one(Run, "new")
+        assert file_of(old) is None
+        kept = file_of(new)
+        assert kept is not None
+        assert kept.sha256 == files["new"]
