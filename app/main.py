@@ -18,6 +18,7 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
 from app import catalogue, health
+from app.cards import routes as cards
 from app.datasets import routes as datasets
 from app.db.session import Database
 from app.http.direct import DirectFirst
@@ -100,7 +101,7 @@ def create_app(
     app.add_middleware(RequestMiddleware, told=told)
     install_handlers(app)
     v1 = APIRouter(prefix="/v1")
-    for feature in (tasks, uploads, datasets, models, runs, searches, scores, catalogue):
+    for feature in (tasks, uploads, datasets, models, cards, runs, searches, scores, catalogue):
         v1.include_router(feature.router)
     app.include_router(v1)
     for router in (predictions.router, open_inference.direct, open_inference.router):
