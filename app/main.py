@@ -32,6 +32,8 @@ from app.predictions import routes as predictions
 from app.predictions.current import CurrentVersions
 from app.predictions.loaded import Loader
 from app.problems import ProblemOut
+from app.request_log import routes as requests
+from app.request_log.recording import RequestLog
 from app.runs import routes as runs
 from app.scores import routes as scores
 from app.searches import routes as searches
@@ -75,7 +77,10 @@ def create_app(
         app.state.reading_slots = CapacityLimiter(settings.reading_slots)
         loader = Loader(store, settings.limits, encoders)
         torch.set_num_threads(settings.resolved_serving_threads)
-        app.state.current_versions = CurrentVersions(db, loader, settings, lambda: told.times, in_flight)
+        request_log = app.state.request_log = RequestLog(db)
+        app.state.current_versions = CurrentVersions(
+            db, loader, settings, lambda: told.times, in_flight, request_log
+        )
         keeping = asyncio.create_task(app.state.current_versions.keep())
         keeping.add_done_callback(_log_end)
         # torch loads what the first check of a task needs, some two seconds' worth, while nobody waits for it.
@@ -84,6 +89,7 @@ def create_app(
         yield
         keeping.cancel()
         app.state.current_versions.close()
+        request_log.close()
         # A thread that is still within torch when the interpreter ends aborts the process.
         warming.join()
         db.dispose()
@@ -101,7 +107,7 @@ def create_app(
     app.add_middleware(RequestMiddleware, told=told)
     install_handlers(app)
     v1 = APIRouter(prefix="/v1")
-    for feature in (tasks, uploads, datasets, models, cards, runs, searches, scores, catalogue):
+    for feature in (tasks, uploads, datasets, models, cards, runs, searches, scores, requests, catalogue):
         v1.include_router(feature.router)
     app.include_router(v1)
     for router in (predictions.router, open_inference.direct, open_inference.router):

@@ -75,7 +75,9 @@ def get_model(model: ModelPath, session: SessionDep) -> ModelOut:
     responses=problem_responses(400, 404, 412, 413, 415, 422),
 )
 def change_model(model: ModelPath, body: ModelChange, session: SessionDep, if_match: IfMatchDep) -> ModelOut:
-    """Say how a model's predictions are computed: what is computed together, what may wait, what stays loaded."""
+    """Say how a model's predictions are computed: what is computed together, what may wait, what stays loaded, and how
+    many are logged.
+    """
     row = service.get(session, model)
     if_match.check(lambda: _out(session, row))
     row.serving = body.serving.model_dump()

@@ -43,7 +43,8 @@ def do_chores(settings: Settings, supervisor: Connection) -> None:
         try:
             has_news = searches.advance()
             if housekept is None or time.monotonic() - housekept > _HOUSEKEEPING_SECONDS:
-                housekeeping.clean(db, store, timedelta(days=settings.snapshot_days))
+                lives = (timedelta(days=days) for days in (settings.snapshot_days, settings.request_log_days))
+                housekeeping.clean(db, store, *lives)
                 housekept = time.monotonic()
         except DATABASE_AWAY as error:
             log.warning("database unavailable", error=str(error))
