@@ -20,6 +20,7 @@ from fastapi_offline import FastAPIOffline
 from app import catalogue, health
 from app.batch_predictions import routes as batch_predictions
 from app.calibrations import routes as calibrations
+from app.cards import routes as cards
 from app.datasets import routes as datasets
 from app.db.session import Database
 from app.exports import routes as exports
@@ -35,6 +36,8 @@ from app.predictions import routes as predictions
 from app.predictions.current import CurrentVersions
 from app.predictions.loaded import Loader
 from app.problems import ProblemOut
+from app.request_log import routes as requests
+from app.request_log.recording import RequestLog
 from app.runs import routes as runs
 from app.scores import routes as scores
 from app.searches import routes as searches
@@ -80,7 +83,10 @@ def create_app(
         app.state.reading_slots = CapacityLimiter(settings.reading_slots)
         loader = Loader(store, settings.limits, encoders)
         torch.set_num_threads(settings.resolved_serving_threads)
-        app.state.current_versions = CurrentVersions(db, loader, settings, lambda: told.times, in_flight)
+        request_log = app.state.request_log = RequestLog(db)
+        app.state.current_versions = CurrentVersions(
+            db, loader, settings, lambda: told.times, in_flight, request_log
+        )
         keeping = asyncio.create_task(app.state.current_versions.keep())
         keeping.add_done_callback(_log_end)
         # torch loads what the first check of a task needs, some two seconds' worth, while nobody waits for it.
@@ -89,6 +95,7 @@ def create_app(
         yield
         keeping.cancel()
         app.state.current_versions.close()
+        request_log.close()
         # A thread that is still within torch when the interpreter ends aborts the process.
         warming.join()
         db.dispose()
@@ -107,17 +114,8 @@ def create_app(
     install_handlers(app)
     v1 = APIRouter(prefix="/v1")
     for feature in (
-        tasks,
-        uploads,
-        datasets,
-        models,
-        runs,
-        searches,
-        scores,
-        batch_predictions,
-        calibrations,
-        exports,
-        catalogue,
+        *(tasks, uploads, datasets, models, cards, runs, searches, scores),
+        *(batch_predictions, calibrations, exports, requests, catalogue),
     ):
         v1.include_router(feature.router)
     app.include_router(v1)

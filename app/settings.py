@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     refresh_seconds: Annotated[float, Field(gt=0, le=60)] = 0.25
     """How often a server looks whether the aliases and newest versions that it predicts by have moved."""
 
+    request_log_days: Annotated[float, Field(ge=0, le=36_500)] = 30.0
+    """How long logged requests are kept, of models that have their predictions logged."""
+
     dataset_memory_mib: Annotated[int, Field(ge=1)] = 512
     """Encoded examples that one run may hold in memory, in MiB; a run with more trains from mapped files."""
     sentence_encoders: dict[str, Path] = {}

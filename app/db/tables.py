@@ -299,6 +299,28 @@ class Score(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
+class LoggedRequest(Base):
+    """A prediction with its inputs and answers, of a model that has them logged; removed when it is old."""
+
+    __tablename__ = "request_log"
+    __table_args__ = (
+        ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.number"], ondelete="CASCADE"),
+        Index("ix_request_log_model_id", "model", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)  # begins with the time
+    model: Mapped[str] = mapped_column(Name)
+    version: Mapped[int]
+    tasks: Mapped[JsonList]
+    request_id: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]  # by the server's clock
+    seconds: Mapped[float]
+    rows: Mapped[int]
+    logged_rows: Mapped[int]  # how many of them, the first, are in inputs and answers
+    inputs: Mapped[Json]  # raw records or columns as they came, else fields
+    answers: Mapped[Json]  # by task
+
+
 class IdempotentAnswer(Base):
     """What a ``POST`` with an ``Idempotency-Key`` answered, to answer it again."""
 

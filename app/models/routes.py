@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.db.tables import Alias, Model, ModelTask, Version
+from app.db.tables import Model, ModelTask, Version
 from app.http.conditional import IfMatchDep
 from app.http.endpoint import Endpoint
 from app.http.pages import Page, PagingDep
@@ -75,7 +75,9 @@ def get_model(model: ModelPath, session: SessionDep) -> ModelOut:
     responses=problem_responses(400, 404, 412, 413, 415, 422),
 )
 def change_model(model: ModelPath, body: ModelChange, session: SessionDep, if_match: IfMatchDep) -> ModelOut:
-    """Say how a model's predictions are computed: what is computed together, what may wait, what stays loaded."""
+    """Say how a model's predictions are computed: what is computed together, what may wait, what stays loaded, and how
+    many are logged.
+    """
     row = service.get(session, model)
     if_match.check(lambda: _out(session, row))
     row.serving = body.serving.model_dump()
@@ -164,7 +166,7 @@ def list_versions(model: ModelPath, session: SessionDep, paging: PagingDep) -> P
         session,
         statement,
         Version.number,
-        lambda version: VersionSummary.model_validate(_version(session, row, version)),
+        lambda version: VersionSummary.model_validate(_version(session, version)),
         newest_first=True,
     )
 
@@ -175,7 +177,7 @@ def get_version(model: ModelPath, version: VersionPath, session: SessionDep) -> 
     row = service.get(session, model)
     found = service.find_version(session, row, version)
     scores = scores_by_key(session, model, found.number)
-    return VersionOut.model_validate(_version(session, row, found) | {"scores": scores})
+    return VersionOut.model_validate(_version(session, found) | {"scores": scores})
 
 
 @router.put(
@@ -201,7 +203,7 @@ def put_alias(
     placed, created = service.put_alias(session, row, alias, body.version)
     response.status_code = 201 if created else 200
     version = service.find_version(session, row, placed.version)
-    return VersionSummary.model_validate(_version(session, row, version))
+    return VersionSummary.model_validate(_version(session, version))
 
 
 @router.delete(
@@ -261,22 +263,11 @@ def _task(link: ModelTask) -> ModelTaskOut:
     )
 
 
-def _version(session: Session, model: Model, version: Version) -> dict[str, object]:
-    aliases = list(
-        session.scalars(
-            select(Alias.name)
-            .where(Alias.model == model.name, Alias.version == version.number)
-            .order_by(Alias.name)
-        )
-    )
-    if version.number == service.latest_version(session, model):
-        aliases.append(service.LATEST)
-    if service.DEFAULT not in aliases and version.number == service.default_version(session, model):
-        aliases.append(service.DEFAULT)
+def _version(session: Session, version: Version) -> dict[str, object]:
     return {
         "model": version.model,
         "version": version.number,
-        "aliases": aliases,
+        "aliases": service.aliases_of(session, version),
         "run": version.run,
         "tasks": [task["name"] for task in version.tasks],
         "parameters": version.parameters,

@@ -65,7 +65,7 @@ _MODEL = _SUMMARY | {
         "outputs": {"circle_task": 1},
     },
     "aliases": {"champion": 1},
-    "serving": {"max_batch_rows": 256, "max_delay_ms": 0, "max_queue": 1024, "pinned": False},
+    "serving": {"max_batch_rows": 256, "max_delay_ms": 0, "max_queue": 1024, "pinned": False, "log_share": 0},
 }
 
 

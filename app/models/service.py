@@ -268,6 +268,17 @@ def latest_version(session: Session, model: Model) -> int | None:
     return session.scalar(select(func.max(Version.number)).where(Version.model == model.name))
 
 
+def aliases_of(session: Session, version: Version) -> list[str]:
+    """Return all names that stand for a version now, ``latest`` and ``default`` among them."""
+    model = get(session, version.model)
+    aliases = sorted(alias.name for alias in model.aliases if alias.version == version.number)
+    if version.number == latest_version(session, model):
+        aliases.append(LATEST)
+    if DEFAULT not in aliases and version.number == default_version(session, model):
+        aliases.append(DEFAULT)
+    return aliases
+
+
 def find_version(session: Session, model: Model, wanted: str | int) -> Version:
     """Return a version by number or alias.
 

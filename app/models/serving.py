@@ -1,4 +1,4 @@
-"""How a model is served: what is computed together, and what may wait."""
+"""How a model is served: what is computed together, what may wait, and what is logged."""
 
 from __future__ import annotations
 
@@ -21,3 +21,5 @@ class Serving(In):
     """Requests that may wait for a version; more are answered 503."""
     pinned: Annotated[bool, Field(strict=True)] = False
     """Whether each server loads the default version when it starts and keeps it, however little it is used."""
+    log_share: Annotated[float, Field(strict=True, ge=0, le=1)] = 0
+    """Share of the predictions that are written to the request log, with their inputs and answers. 0: none."""

@@ -117,7 +117,10 @@ async def _infer(request: Request, model: str, version: str) -> Response:
     asked = Inference(content, _header_bytes(request, len(content)))
     served = await _served(request, model, version)
     question = asked.question(served, version)
-    predicted = await predictions.predict_with(served, question, asked.rows, len(content), deadline)
+    request_id = request.scope["request_id"]
+    predicted = await predictions.predict_with(
+        served, question, asked.rows, len(content), request_id, deadline
+    )
     answer, header_bytes = asked.answer(model, predicted.version, predicted.by_task)
     if header_bytes == len(answer):
         return Response(answer, media_type="application/json")

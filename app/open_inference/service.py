@@ -18,7 +18,7 @@ from app.predictions.batching import Fields
 from app.predictions.current import Served
 from app.predictions.loaded import LoadedVersion, Route
 from app.predictions.question import Question
-from app.predictions.rows import Arrays, RawRows
+from app.predictions.rows import Arrays, RawRows, Rows
 from app.problems import Invalid, MalformedBody, problem_of_validation
 
 _OPERATIONS = ".operations."
@@ -26,7 +26,7 @@ _WHOLE = ("preds", "classes", "probs", "outputs", "logits")
 
 
 @dataclass(frozen=True)
-class Tensors:
+class Tensors(Rows):
     """Tensors by name: fields, or raw columns.
 
     Attributes:
@@ -38,10 +38,16 @@ class Tensors:
     def fields(self, loaded: LoadedVersion, route: Route) -> Fields:
         """Return the fields, encoded where there is a column that is no field."""
         if loaded.are_raw(self.values.keys()):
-            columns = {name: _listed(values) for name, values in self.values.items()}
-            return RawRows(columns=columns).fields(loaded, route)
+            return self._columns().fields(loaded, route)
         arrays = {name: np.array(v, object) if isinstance(v, list) else v for name, v in self.values.items()}
         return Arrays(arrays).fields(loaded, route)
+
+    def raw(self, loaded: LoadedVersion, n: int) -> dict[str, Any] | None:
+        """Return the first rows of raw columns."""
+        return self._columns().raw(loaded, n) if loaded.are_raw(self.values.keys()) else None
+
+    def _columns(self) -> RawRows:
+        return RawRows(columns={name: _listed(values) for name, values in self.values.items()})
 
 
 def _listed(values: Values) -> list[Any]:

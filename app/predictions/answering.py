@@ -122,6 +122,25 @@ def _top(recipe: Recipe, probs: NDArray[Any], k: int) -> dict[str, Any]:
     return {"classes": classes if recipe.names is None else recipe.names[classes].tolist(), "probs": top}
 
 
+def first_rows(by_task: Mapping[str, Mapping[str, Any]], n: int) -> dict[str, dict[str, Any]]:
+    """Return copies of the first rows of what was answered, without the names of the classes."""
+    return {
+        task: {name: _first(value, n, name) for name, value in answer.items() if name != "class_names"}
+        for task, answer in by_task.items()
+    }
+
+
+def _first(value: Any, n: int, name: str) -> Any:
+    if isinstance(value, np.ndarray):
+        return cast("NDArray[Any]", value)[:n].copy()
+    if isinstance(value, str):
+        return value
+    # A list is of rows, save where an operation puts out several arrays.
+    if name != OPERATIONS and isinstance(value, list):
+        return cast("list[Any]", value)[:n]
+    return _mapped(value, lambda item: _first(item, n, name))
+
+
 def _arrays(value: Any) -> Any:
     """Return a value with arrays for its tensors, tuples as lists and mappings as dicts, for JSON has no others."""
     if isinstance(value, torch.Tensor):

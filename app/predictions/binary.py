@@ -76,7 +76,7 @@ def _bad_header(header: str, detail: str) -> Invalid:
 
 
 @dataclass(frozen=True)
-class OneArray:
+class OneArray(Rows):
     """Values of one field.
 
     Attributes:
@@ -97,7 +97,7 @@ class OneArray:
 
 
 @dataclass(frozen=True)
-class ArrowRows:
+class ArrowRows(Rows):
     """A table whose columns are fields as the network reads them, or raw columns.
 
     Attributes:
@@ -112,6 +112,12 @@ class ArrowRows:
         if loaded.are_raw(columns.keys()):
             return encoded(loaded, route, columns)
         return Arrays({name: _array(name, column) for name, column in columns.items()}).fields(loaded, route)
+
+    def raw(self, loaded: LoadedVersion, n: int) -> dict[str, Any] | None:
+        """Return the first rows of raw columns."""
+        if not loaded.are_raw(self.table.column_names):
+            return None
+        return {"columns": self.table.slice(0, n).to_pydict()}
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:

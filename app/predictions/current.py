@@ -28,6 +28,7 @@ from app.models.serving import Serving
 from app.predictions.batching import Batcher
 from app.predictions.loaded import LoadedVersion, Loader, VersionKey, WarmUp
 from app.problems import NotFound, Problem
+from app.request_log.recording import RequestLog
 from app.settings import Settings
 from app.storage.artifacts import DamagedArtifactError
 from mtl_core.errors import TaskloomError
@@ -53,12 +54,13 @@ Key = tuple[str, str | int]
 
 @dataclass(frozen=True)
 class Served:
-    """A version in memory, and what computes its predictions."""
+    """A version in memory, what computes its predictions, and where they are logged."""
 
     key: VersionKey
     loaded: LoadedVersion
     warm_up: WarmUp
     batcher: Batcher
+    log: RequestLog
 
 
 @dataclass
@@ -93,6 +95,7 @@ class CurrentVersions:
         settings: How much memory they may take, and how often names are looked up.
         told: Says how often this process has told clients something of what the database holds.
         in_flight: Says how many requests this process is answering.
+        log: Takes in what models have logged.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class CurrentVersions:
         settings: Settings,
         told: Callable[[], int],
         in_flight: Callable[[], int],
+        log: RequestLog,
     ) -> None:
         self._db = db
         self._pulse = Pulse(db)
@@ -109,6 +113,7 @@ class CurrentVersions:
         self._settings = settings
         self._told = told
         self._in_flight = in_flight
+        self._log = log
         self._names: dict[Key, _Name] = {}
         self._lookups: dict[tuple[Key, int], asyncio.Task[Served]] = {}
         self._loads: dict[VersionKey, asyncio.Task[Served]] = {}
@@ -292,7 +297,7 @@ class CurrentVersions:
         batcher = Batcher(
             loaded, warm_up, serving, self._settings.forward_numbers, self._forward_threads, self._in_flight
         )
-        served = Served(key, loaded, warm_up, batcher)
+        served = Served(key, loaded, warm_up, batcher, self._log)
         if loaded.bytes <= self._settings.model_cache_bytes:
             self._cache[key] = served
             for other in [

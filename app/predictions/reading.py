@@ -34,7 +34,7 @@ _A_ROW: dict[str, Any] = {"inputs": {"x": [0]}}
 _parsers: list[simdjson.Parser] = []
 
 
-class JsonBody:
+class JsonBody(Rows):
     """A JSON body of which it is known what it asks.
 
     Args:
@@ -72,6 +72,10 @@ class JsonBody:
         if self._rows is None:
             self._read()
         return cast("Rows", self._rows).fields(loaded, route)
+
+    def raw(self, loaded: LoadedVersion, n: int) -> dict[str, Any] | None:
+        """Return the first rows as they came, where they are raw."""
+        return self._rows.raw(loaded, n) if self._rows is not None else None
 
     def _parse(self) -> Question | None:
         """Parse a body that holds inputs and is plainly right; None for any other."""

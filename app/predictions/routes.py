@@ -118,7 +118,9 @@ async def _predict(request: Request, model: str, task: str | None) -> tuple[serv
         question = question_in_query(request.scope["query_string"], task)
         rows = rows_of_bytes(content, media_type, request.headers)
     current = request.app.state.current_versions
-    return await service.predict(current, model, question, rows, len(content), deadline), form
+    request_id = request.scope["request_id"]
+    predicted = await service.predict(current, model, question, rows, len(content), request_id, deadline)
+    return predicted, form
 
 
 def _accepted(request: Request, media_type: str) -> str:

@@ -39,9 +39,13 @@ class Rows(Protocol):
         """
         ...
 
+    def raw(self, loaded: LoadedVersion, n: int) -> dict[str, Any] | None:
+        """Return the first ``n`` rows as ``records`` or ``columns``, as in a JSON body; None if they are fields."""
+        return None
+
 
 @dataclass(frozen=True)
-class JsonInputs:
+class JsonInputs(Rows):
     """Values of each field, as JSON has them.
 
     Attributes:
@@ -137,7 +141,7 @@ def _numbers(values: simdjson.Array, known: FieldShape) -> NDArray[Any] | None:
 
 
 @dataclass(frozen=True)
-class Arrays:
+class Arrays(Rows):
     """Values of each field as arrays, from a binary body.
 
     Attributes:
@@ -180,7 +184,7 @@ def _are_integers(values: NDArray[Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class RawRows:
+class RawRows(Rows):
     """Rows as they would stand in the data, to be encoded by the same code and statistics as the training data was.
 
     Attributes:
@@ -198,6 +202,12 @@ class RawRows:
             return encoded(loaded, route, columns_from_lists(fields, self.columns))
         raw = columns_from_records(fields, self.records or [])
         return encoded(loaded, route, raw, by_record=True)
+
+    def raw(self, loaded: LoadedVersion, n: int) -> dict[str, Any]:
+        """Return the first rows."""
+        if self.columns is not None:
+            return {"columns": {name: values[:n] for name, values in self.columns.items()}}
+        return {"records": (self.records or [])[:n]}
 
 
 def _encodable(loaded: LoadedVersion, route: Route) -> dict[str, FittedField]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from app.predictions.answering import predictions_of
 from app.predictions.current import CurrentVersions, Served
+from app.predictions.logged import answered
 from app.predictions.question import Question
 from app.predictions.rows import Rows
 
@@ -36,6 +39,7 @@ async def predict(
     question: Question,
     rows: Rows,
     n_bytes: int,
+    request_id: str,
     deadline: float | None = None,
 ) -> Prediction:
     """Predict rows for several tasks in one forward pass.
@@ -46,6 +50,7 @@ async def predict(
         question: What is asked.
         rows: Of what.
         n_bytes: How large the body was that they came in.
+        request_id: The request's id.
         deadline: When, by the event loop's clock, the client no longer waits; default: it does not say.
 
     Raises:
@@ -56,7 +61,7 @@ async def predict(
         OperationError: If a module refuses its inputs' values.
     """
     served = await served_by(current, model, question.version)
-    return await predict_with(served, question, rows, n_bytes, deadline)
+    return await predict_with(served, question, rows, n_bytes, request_id, deadline)
 
 
 async def served_by(current: CurrentVersions, model: str, wanted: str | int) -> Served:
@@ -69,13 +74,24 @@ async def served_by(current: CurrentVersions, model: str, wanted: str | int) -> 
 
 
 async def predict_with(
-    served: Served, question: Question, rows: Rows, n_bytes: int, deadline: float | None = None
+    served: Served,
+    question: Question,
+    rows: Rows,
+    n_bytes: int,
+    request_id: str,
+    deadline: float | None = None,
 ) -> Prediction:
-    """Predict with a version that is loaded; see :func:`predict`."""
+    """Predict with a version that is loaded, and have it logged where that is wanted; see :func:`predict`."""
+    log_share = served.batcher.serving.log_share
+    started = time.perf_counter() if log_share else 0.0
     route = served.loaded.route(question)
     if n_bytes <= _LARGE:
         fields = rows.fields(served.loaded, route)
     else:
         fields = await asyncio.to_thread(rows.fields, served.loaded, route)
     part = await served.batcher.answer(route, fields, deadline)
-    return Prediction(served.loaded.model, served.loaded.number, predictions_of(route, part))
+    by_task = predictions_of(route, part)
+    if log_share and random.random() < log_share:
+        seconds = time.perf_counter() - started
+        served.log.take(answered(served.loaded, route, rows, fields, by_task, n_bytes, request_id, seconds))
+    return Prediction(served.loaded.model, served.loaded.number, by_task)

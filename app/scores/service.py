@@ -35,11 +35,16 @@ def add_scores(
     )
 
 
-def scores_by_key(session: Session, model: str, version: int) -> dict[str, float | None]:
-    """Return a version's scores in the seed's flat form; of scores with one key the newest counts."""
+def newest_scores(session: Session, model: str, version: int) -> dict[str, tables.Score]:
+    """Return a version's scores by ``task/dataset/split/metric``; of scores with one key the newest counts."""
     rows = session.scalars(
         select(tables.Score)
         .where(tables.Score.model == model, tables.Score.version == version)
         .order_by(tables.Score.id)
     )
-    return {f"{row.task}/{row.dataset}/{row.split}/{row.metric}": row.value for row in rows}
+    return {f"{row.task}/{row.dataset}/{row.split}/{row.metric}": row for row in rows}
+
+
+def scores_by_key(session: Session, model: str, version: int) -> dict[str, float | None]:
+    """Return the values of a version's scores in the seed's flat form."""
+    return {key: row.value for key, row in newest_scores(session, model, version).items()}

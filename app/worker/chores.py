@@ -35,6 +35,11 @@ def do_chores(settings: Settings, supervisor: Connection) -> None:
     db = Database(settings.resolved_database_url)
     store = ArtifactStore(settings.artifacts_dir)
     searches = Keeper(db, store, SentenceEncoders(settings.sentence_encoders), settings.limits)
+    lives = housekeeping.Lives(
+        snapshots=timedelta(days=settings.snapshot_days),
+        results=timedelta(days=settings.result_days),
+        requests=timedelta(days=settings.request_log_days),
+    )
     housekept: float | None = None
     # The first word says that everything is imported.
     is_wanted = _exchange(supervisor, has_news=True, seconds=0.0)
@@ -43,8 +48,7 @@ def do_chores(settings: Settings, supervisor: Connection) -> None:
         try:
             has_news = searches.advance()
             if housekept is None or time.monotonic() - housekept > _HOUSEKEEPING_SECONDS:
-                lives = timedelta(days=settings.snapshot_days), timedelta(days=settings.result_days)
-                housekeeping.clean(db, store, *lives)
+                housekeeping.clean(db, store, lives)
                 housekept = time.monotonic()
         except DATABASE_AWAY as error:
             log.warning("database unavailable", error=str(error))

@@ -51,8 +51,17 @@ def test_a_database_is_migrated_on_demand_and_may_go_away_for_a_while(
         api = Api(server.url().replace("0.0.0.0", "127.0.0.1"))
         assert api.get("/readyz")["database"] == "postgresql"
         shapes = Shapes(api).make("circle", n=8)
+        assert api.train(shapes.model, [shapes.dataset("circle")]) == 1
+        api.call("PATCH", f"/v1/models/{shapes.model}", 200, json={"serving": {"log_share": 1}})
 
+        def predict(request_id: str) -> None:
+            body = {"inputs": {"circle_data": [[0.1, 0.2]]}}
+            api.post(f"/v1/models/{shapes.model}/predict", body, 200, **{"X-Request-ID": request_id})
+
+        predict("before")
         other_postgres.stop()
+        for i in range(10):
+            predict(f"away-{i}")
         answer = api.call("GET", "/readyz", 503)
         assert answer.headers["retry-after"]
         assert api.get("/healthz") == {"status": "ok"}
@@ -68,7 +77,13 @@ def test_a_database_is_migrated_on_demand_and_may_go_away_for_a_while(
         until(lambda: _status(f"{api.url}/readyz") == 200, "the server to be ready again")
         api.post("/v1/tasks", shapes.spec("square"), **{"Idempotency-Key": "k"})
         # The worker has found the database again, too.
-        assert api.train(shapes.model, [shapes.dataset("circle")]) == 1
+        assert api.train(shapes.model, [shapes.dataset("circle")]) == 2
+
+        def logged() -> list[str]:
+            return [row["request_id"] for row in api.get(f"/v1/models/{shapes.model}/requests")["items"]]
+
+        until(lambda: len(logged()) == 11, "the requests to be logged")
+        assert logged() == [f"away-{i}" for i in reversed(range(10))] + ["before"]
     finally:
         server.stop()
 

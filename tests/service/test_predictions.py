@@ -373,8 +373,15 @@ def test_a_model_says_how_it_is_served(pinned_to_one: World) -> None:
         "max_delay_ms": 0,
         "max_queue": 1024,
         "pinned": False,
+        "log_share": 0,
     }
-    serving = {"max_batch_rows": 1, "max_delay_ms": 1.5, "max_queue": 5, "pinned": True}
+    serving = {
+        "max_batch_rows": 1,
+        "max_delay_ms": 1.5,
+        "max_queue": 5,
+        "pinned": True,
+        "log_share": 0.5,
+    }
     seen = {"If-Match": model.headers["etag"]}
     changed = world.api.call("PATCH", world.path, 200, json={"serving": serving}, headers=seen)
     assert changed.json()["serving"] == serving

@@ -13,6 +13,7 @@ from app.db.tables import Alias, Model, Run, Version
 from app.predictions.current import CurrentVersions, Served
 from app.predictions.loaded import Loader
 from app.problems import NotFound
+from app.request_log.recording import RequestLog
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.encoders import SentenceEncoders
@@ -70,7 +71,9 @@ class World:
         async def main() -> None:
             loader = Loader(self.store, Limits(), SentenceEncoders({}))
             made = Settings(**SETTINGS | settings)
-            current = CurrentVersions(self.db, loader, made, lambda: self.told, lambda: 2)
+            current = CurrentVersions(
+                self.db, loader, made, lambda: self.told, lambda: 2, RequestLog(self.db)
+            )
             keeping = asyncio.create_task(current.keep())
             try:
                 await work(current)

@@ -6,7 +6,7 @@ import pytest
 
 from app.db import migrations
 from app.db.session import Database
-from app.db.tables import Model, Run, Score, Version
+from app.db.tables import LoggedRequest, Model, Run, Score, Version, utc_now
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.upkeep.backup import BackupError, back_up, put_back
@@ -39,6 +39,9 @@ def settings(db: Database, tmp_path: Path) -> Settings:
         session.flush()
         score = {"task": "t", "dataset": "d", "split": "test", "metric": "accuracy", "value": 0.5, "n": 8}
         session.add(Score(model="m", version=1, run="run_1", **score))
+        logged = {"tasks": ["t"], "request_id": "r", "seconds": 0.1, "rows": 1, "logged_rows": 1}
+        logged |= {"inputs": {"records": [{"age": 38}]}, "answers": {"t": {"preds": [1]}}}
+        session.add(LoggedRequest(id="log_1", model="m", version=1, created_at=utc_now(), **logged))
     return settings
 
 
@@ -55,8 +58,8 @@ def test_everything_is_there_again_but_the_snapshots_that_were_replaced(
     settings: Settings, empty: Settings, tmp_path: Path
 ) -> None:
     made = back_up(settings, tmp_path / "backup")
-    # A model, two runs, a version, a score.
-    assert (made.rows, made.artifacts) == (5, 3)
+    # A model, two runs, a version, a score, a logged request.
+    assert (made.rows, made.artifacts) == (6, 3)
     assert put_back(empty, tmp_path / "backup") == made
     db = Database(empty.resolved_database_url)
     with db.read() as session:
@@ -64,6 +67,7 @@ def test_everything_is_there_again_but_the_snapshots_that_were_replaced(
         assert run.snapshots is not None
         (kept,) = run.snapshots["artifacts"]["shared"]
         version = session.get_one(Version, ("m", 1))
+        assert session.get_one(LoggedRequest, "log_1").inputs == {"records": [{"age": 38}]}
     with db.write() as session:
         # The database numbers on.
         score = {"task": "t", "dataset": "d", "split": "valid", "metric": "accuracy", "value": 0.5, "n": 8}
@@ -85,7 +89,7 @@ def test_what_is_not_empty_is_not_overwritten(settings: Settings, tmp_path: Path
     with pytest.raises(BackupError, match="has artifacts already"):
         put_back(settings, tmp_path / "backup")
     other = settings.model_copy(update={"data_dir": tmp_path / "other"})
-    with pytest.raises(BackupError, match="has 5 rows already"):
+    with pytest.raises(BackupError, match="has 6 rows already"):
         put_back(other, tmp_path / "backup")
 
 
@@ -106,7 +110,7 @@ def test_a_damaged_backup_is_refused_and_changes_nothing(
     with pytest.raises(BackupError, match="damaged"):
         put_back(empty, folder)
     path.write_bytes(content)
-    assert put_back(empty, folder).rows == 5
+    assert put_back(empty, folder).rows == 6
 
 
 def test_a_backup_that_is_incomplete_is_not_made(settings: Settings, tmp_path: Path) -> None:

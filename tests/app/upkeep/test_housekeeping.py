@@ -4,11 +4,28 @@ import os
 import time
 from datetime import timedelta
 
+from sqlalchemy import select
+
 from app.db.session import Database, database_now
-from app.db.tables import Dataset, DatasetVersion, IdempotentAnswer, Model, Run, Split, Upload, Version
+from app.db.tables import (
+    Dataset,
+    DatasetVersion,
+    IdempotentAnswer,
+    LoggedRequest,
+    Model,
+    Run,
+    Split,
+    Upload,
+    Version,
+)
+from app.request_log.service import add, new_id
 from app.runs.results import file_of
 from app.storage.artifacts import ArtifactStore
 from app.upkeep import housekeeping
+
+LIVES = housekeeping.Lives(
+    snapshots=timedelta(days=3), results=timedelta(days=30), requests=timedelta(days=1)
+)
 
 
 def age(store: ArtifactStore, sha256: str) -> str:
@@ -95,7 +112,7 @@ def test_only_what_nothing_refers_to_is_collected(db: Database, store: ArtifactS
         session.flush()
         made = {"tasks": [], "fields": {}, "parameters": 1, "bytes": 1, "preprocessing": used["fitted"]}
         session.add(Version(model="m", number=1, run="ended", sha256=used["weights"], **made))
-    housekeeping.clean(db, store, timedelta(days=3), timedelta(days=30))
+    housekeeping.clean(db, store, LIVES)
     left = set(store.names())
     assert left == {*used.values(), young}
     assert {finished, nobodys, old_snapshot} & left == set()
@@ -115,7 +132,7 @@ def test_answers_to_idempotency_keys_are_kept_for_a_day(db: Database, store: Art
                     created_at=now - timedelta(hours=hours),
                 )
             )
-    housekeeping.clean(db, store, timedelta(days=3), timedelta(days=30))
+    housekeeping.clean(db, store, LIVES)
     with db.read() as session:
         assert session.get(IdempotentAnswer, "old") is None
         assert session.get(IdempotentAnswer, "new")
@@ -132,7 +149,7 @@ def test_files_that_runs_ended_with_are_kept_for_their_time(db: Database, store:
             run = Run(id=name, model="m", kind="export", status="succeeded", request={}, job={})
             run.result, run.finished_at = file, now - timedelta(days=days)
             session.add(run)
-    housekeeping.clean(db, store, timedelta(days=3), timedelta(days=30))
+    housekeeping.clean(db, store, LIVES)
     assert set(store.names()) == {files["new"]}
     with db.read() as session:
         old, new = session.get_one(Run, "old"), session.get_one(Run, "new")
@@ -140,3 +157,24 @@ def test_files_that_runs_ended_with_are_kept_for_their_time(db: Database, store:
         kept = file_of(new)
         assert kept is not None
         assert kept.sha256 == files["new"]
+
+
+def test_logged_requests_are_kept_for_as_long_as_the_settings_say(db: Database, store: ArtifactStore) -> None:
+    with db.write() as session:
+        session.add(Model(name="m"))
+        session.flush()
+        over = {"status": "succeeded", "request": {}, "job": {}, "finished_at": database_now(session)}
+        session.add(Run(id="r", model="m", kind="train", **over))
+        session.flush()
+        made = {"tasks": [], "fields": {}, "parameters": 1, "bytes": 1, "sha256": ""}
+        session.add(Version(model="m", number=1, run="r", **made))
+        session.flush()
+        now = database_now(session)
+        about = {"model": "m", "version": 1, "tasks": [], "seconds": 0.1, "rows": 1, "logged_rows": 1}
+        about |= {"inputs": {}, "answers": {}, "created_at": now}
+        ages = {"old": timedelta(hours=25), "young": timedelta(hours=23)}
+        times = {name: int((now - age).timestamp() * 1e9) for name, age in ages.items()}
+        add(session, [about | {"id": new_id(at), "request_id": name} for name, at in times.items()])
+    housekeeping.clean(db, store, LIVES)
+    with db.read() as session:
+        assert session.scalars(select(LoggedRequest.request_id)).all() == ["young"]
