@@ -98,6 +98,7 @@ _CARD: dict[str, Any] = {
     },
     "scores": [_SCORE],
     "verdict": None,
+    "calibration": None,
     "limits": ["What the model is meant for, and what it must not be used for, nobody told the service."],
 }
 
@@ -144,9 +145,9 @@ class CardDataOut(Out):
     dataset: str
     version: int
     split: str
-    used: Literal["trained on", "watched", "scored on", "read"]
+    used: Literal["trained on", "watched", "calibrated on", "scored on", "read"]
     """`watched`: scored while the training ran, which may have stopped, or chosen weights, by that; `read`: by a run
-    that is neither a training nor a scoring."""
+    that neither trains, calibrates nor scores."""
     run: str
     """The run that used it."""
     rows: int
@@ -322,5 +323,8 @@ class CardOut(Out, json_schema_extra=shown_as(_CARD)):
     """Of tasks as wholes; those of slices stand with the tasks, comparisons with tasks trained alone in the verdict."""
     verdict: dict[str, Any] | None
     """What sharing gained or lost, as `GET /v1/runs/{run}/verdict` has it; null where the run was not asked for it."""
+    calibration: dict[str, Any] | None
+    """What calibrating it came to, as `GET /v1/runs/{run}/calibration` has it; null for a version of another kind of
+    run."""
     limits: list[str]
     """What this card cannot say."""

@@ -9,6 +9,8 @@ from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.calibrations.service import KIND as CALIBRATION
+from app.calibrations.service import calibration_of
 from app.cards.schemas import (
     CardDataOut,
     CardLabelsOut,
@@ -99,7 +101,8 @@ def card_of(session: Session, store: ArtifactStore, version: Version) -> CardOut
         else None,
         scores=scores,
         verdict=None if maker.verdict is None else {"run": maker.id, **maker.verdict},
-        limits=list(_limits(settings is not None, maker.verdict is not None, tasks, data, scores)),
+        calibration=calibration_of(maker) if maker.kind == CALIBRATION else None,
+        limits=list(_limits(maker, tasks, data, scores)),
     )
 
 
@@ -131,8 +134,12 @@ def _data_of(session: Session, run: Run, ref: SplitRef) -> CardDataOut:
     )
 
 
-def _use_of(run: Run, ref: SplitRef) -> Literal["trained on", "watched", "scored on", "read"]:
+def _use_of(
+    run: Run, ref: SplitRef
+) -> Literal["trained on", "watched", "calibrated on", "scored on", "read"]:
     settings = run.request.get("trainer")
+    if run.kind == CALIBRATION:
+        return "calibrated on" if ref.split == run.request["split"] else "scored on"
     if settings is None:
         return "scored on" if run.kind == "score" else "read"
     if ref.split == settings.get("train_split", "train"):
@@ -167,8 +174,7 @@ def _scores_of(
 
 
 def _limits(
-    is_trained: bool,
-    is_judged: bool,
+    maker: Run,
     tasks: Sequence[CardTaskOut],
     data: Sequence[CardDataOut],
     scores: Sequence[CardScoreOut],
@@ -179,7 +185,9 @@ def _limits(
         "Who or what the rows stand for, how they were collected, by what right, and whether they are like what the"
         " model will meet: the service knows rows and columns only."
     )
-    if not is_trained:
+    if maker.kind == CALIBRATION:
+        yield f"How the version was trained that was calibrated: the card of version {maker.job['init_from']} says so."
+    elif "trainer" not in maker.request:
         yield "How the version was trained: it was not trained here, or not by a run that says so."
     if not data:
         yield "What data the version has seen: the run that made it read none."
@@ -187,7 +195,9 @@ def _limits(
         if part.missing:
             name = f"{part.dataset}@{part.version}, split {part.split}"
             yield f"How {name}, is labelled: {part.missing}."
-    looked_at = {(part.dataset, part.split) for part in data if part.used in ("trained on", "watched")}
+    looked_at = {
+        (part.dataset, part.split) for part in data if part.used in ("trained on", "watched", "calibrated on")
+    }
     unseen = {(part.dataset, part.split) for part in data if part.used == "scored on"} - looked_at
     for task in tasks:
         if not any(score.task == task.name and (score.dataset, score.split) in unseen for score in scores):
@@ -196,5 +206,5 @@ def _limits(
             yield f"Where task {task.name} is worse than on the whole: it was given no slices."
     if any(score.value is None for score in scores):
         yield "Scores that are undefined say why, but stand for no value."
-    if scores and not is_judged:
+    if scores and maker.verdict is None:
         yield "How far scores would differ on another sample of the same kind: they have no intervals."

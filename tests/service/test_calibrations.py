@@ -102,6 +102,13 @@ def test_a_calibrated_version_is_as_right_and_less_sure(world: Overconfident) ->
         assert (
             new[f"{classes}/{world.name}/{split}/accuracy"] == old[f"{classes}/{world.name}/{split}/accuracy"]
         )
+    card = world.api.get(f"/v1/models/{world.name}/versions/{version}/card")
+    assert card["calibration"] == made
+    assert {part["split"]: part["used"] for part in card["data"]}["valid"] == "calibrated on"
+    headers = {"Accept": "text/html"}
+    path = f"/v1/models/{world.name}/versions/{version}/card"
+    page = world.api.call("GET", path, 200, headers=headers).text
+    assert "How sure its probabilities are" in page
     before, after = world.answers(1), world.answers(version)
     for task in (classes, tags):
         assert after[task]["preds"] == before[task]["preds"]
