@@ -18,7 +18,7 @@ from app.problems import Invalid, NotFound
 from app.runs.initial import whole_version
 from app.runs.job import Job, RowsRef
 from app.runs.preprocessing import load_preprocessing
-from app.runs.service import enqueue
+from app.runs.service import enqueue_with
 from app.storage.artifacts import ArtifactStore
 from app.storage.encoders import SentenceEncoders
 from app.storage.tables import Table
@@ -61,17 +61,8 @@ def enqueue_prediction(
         dtypes = {name: version.fields[name]["dtype"] for name in fields}
         _try_out(store, encoders, ref, fields, dtypes)
     job = Job(rows=rows, preprocessing=version.preprocessing or "", weights=[whole_version(version)])
-    run = enqueue(
-        session,
-        "predict",
-        model.name,
-        request.model_dump(mode="json", by_alias=True),
-        job.model_dump(mode="json"),
-        client=client,
-        priority=request.priority,
-    )
-    run.model_version = version.number
-    return run
+    asked = request.model_dump(mode="json", by_alias=True)
+    return enqueue_with(session, "predict", version, asked, job, client=client)
 
 
 def request_of(run: Run) -> BatchIn:
@@ -89,17 +80,8 @@ def _fields_of(
     store: ArtifactStore, version: Version, specs: Mapping[str, TaskSpec], question: Question
 ) -> dict[str, FittedField]:
     """Return how the fields are made that the question needs."""
+    models.check_tasks_of(version, question.tasks)
     tasks = list(specs) if question.tasks is None else list(dict.fromkeys(question.tasks))
-    faults = [
-        Fault(
-            pointer_to("tasks", i),
-            f"version {version.number} has no task '{name}': {suggestion(name, specs)}",
-        )
-        for i, name in enumerate(question.tasks or [])
-        if name not in specs
-    ]
-    if faults:
-        raise Invalid(faults[0].detail, faults)
     # On the meta device a network takes no memory, and has the same paths.
     with torch.device("meta"):
         network = MultitaskClassifier(build_tasks(specs.values()), name=version.model, device="meta").eval()

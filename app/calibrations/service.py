@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.calibrations.schemas import CalibrateIn
 from app.db.tables import Model, Run, Version
+from app.models import service as models
 from app.problems import Invalid, NotFound
 from app.runs import lease
 from app.runs.initial import whole_version
@@ -26,7 +27,7 @@ from app.storage.artifacts import ArtifactStore, StoredTensors
 from app.storage.encoders import SentenceEncoders
 from mtl_core.building.tasks import Limits
 from mtl_core.calibration import CalibratedTask, Calibration, calibration_obstacle
-from mtl_core.errors import Fault, pointer_to, suggestion
+from mtl_core.errors import Fault, pointer_to
 from mtl_core.scoring.scorer import Score
 from mtl_core.specs import TaskSpec
 
@@ -50,7 +51,7 @@ def enqueue_calibration(
             suit the version's tasks; or none has the split.
     """
     specs = [TaskSpec.model_validate(spec) for spec in version.tasks]
-    _check_tasks(specs, request.tasks)
+    _check_tasks(version, specs, request.tasks)
     trained = session.get_one(Run, version.run)
     datasets = request.datasets or list(
         dict.fromkeys(f"{ref.dataset}@{ref.version}" for ref in job_of(trained).splits)
@@ -69,7 +70,7 @@ def enqueue_calibration(
         KIND,
         model.name,
         asked,
-        job.model_dump(mode="json"),
+        job,
         client=client,
         priority=request.priority,
     )
@@ -136,21 +137,16 @@ def calibration_of(run: Run) -> dict[str, Any]:
     }
 
 
-def _check_tasks(specs: Sequence[TaskSpec], wanted: Sequence[str] | None) -> None:
-    by_name = {spec.name: spec for spec in specs}
-    faults: list[Fault] = []
-    for i, name in enumerate(wanted or []):
-        if name not in by_name:
-            faults.append(
-                Fault(
-                    pointer_to("tasks", i), f"the version has no task '{name}': {suggestion(name, by_name)}"
-                )
-            )
-        elif obstacle := calibration_obstacle(by_name[name]):
-            faults.append(Fault(pointer_to("tasks", i), f"task '{name}' cannot be calibrated: {obstacle}"))
+def _check_tasks(version: Version, specs: Sequence[TaskSpec], wanted: Sequence[str] | None) -> None:
+    models.check_tasks_of(version, wanted)
+    obstacles = {spec.name: calibration_obstacle(spec) for spec in specs}
+    faults = [
+        Fault(pointer_to("tasks", i), f"task '{name}' cannot be calibrated: {obstacles[name]}")
+        for i, name in enumerate(wanted or [])
+        if obstacles[name]
+    ]
     if faults:
         raise Invalid(faults[0].detail, faults)
-    obstacles = {spec.name: calibration_obstacle(spec) for spec in specs}
     if all(obstacles.values()):
         raise Invalid.at("/tasks", f"none of the version's tasks can be calibrated: {obstacles}")
 

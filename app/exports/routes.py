@@ -47,7 +47,7 @@ def start_export(
     row = models.get(session, model)
     found = models.find_version(session, row, version)
     check_queue(session, client, resources.settings.max_queued_runs)
-    run = service.enqueue_export(session, row, found, body, client)
+    run = service.enqueue_export(session, found, body, client)
     response.headers["Location"] = f"/v1/runs/{run.id}"
     return run_out(run)
 

@@ -15,47 +15,27 @@ from app.problems import Conflict, Invalid
 from app.runs.initial import whole_version
 from app.runs.job import FieldRef, Job
 from app.runs.preprocessing import Preprocessing, store_preprocessing
-from app.runs.service import add_version, enqueue
+from app.runs.service import add_version, enqueue, enqueue_with
 from app.runs.transitions import end
 from app.storage.artifacts import ArtifactStore, StoredTensors
 from app.storage.encoders import SentenceEncoders
 from app.tasks import service as tasks
 from mtl_core import Bundle, read_bundle
 from mtl_core.building.tasks import Limits, check_task
-from mtl_core.errors import Fault, TaskloomError, first_line, pointer_to, suggestion
+from mtl_core.errors import TaskloomError, first_line
 from mtl_core.export.files import words_of
 from mtl_core.losses import LOSSES
 
 
-def enqueue_export(session: Session, model: Model, version: Version, request: ExportIn, client: str) -> Run:
+def enqueue_export(session: Session, version: Version, request: ExportIn, client: str) -> Run:
     """Accept an export.
 
     Raises:
         Invalid: If the version has no such task.
     """
-    known = [spec["name"] for spec in version.tasks]
-    faults = [
-        Fault(
-            pointer_to("tasks", i),
-            f"version {version.number} has no task '{name}': {suggestion(name, known)}",
-        )
-        for i, name in enumerate(request.tasks or [])
-        if name not in known
-    ]
-    if faults:
-        raise Invalid(faults[0].detail, faults)
+    models.check_tasks_of(version, request.tasks)
     job = Job(preprocessing=version.preprocessing or "", weights=[whole_version(version)])
-    run = enqueue(
-        session,
-        "export",
-        model.name,
-        request.model_dump(mode="json"),
-        job.model_dump(mode="json"),
-        client=client,
-        priority=request.priority,
-    )
-    run.model_version = version.number
-    return run
+    return enqueue_with(session, "export", version, request.model_dump(mode="json"), job, client=client)
 
 
 def request_of(run: Run) -> ExportIn:
@@ -137,9 +117,7 @@ def add_import(session: Session, name: str, found: Import, sha256: str, limits: 
             f"model '{name}' has none of the bundle's tasks {[spec.name for spec in specs]}: import it as another model"
         )
     request = {"bundle": sha256}
-    run = enqueue(
-        session, "import", name, request, found.job.model_dump(mode="json"), client=client, priority=0
-    )
+    run = enqueue(session, "import", name, request, found.job, client=client, priority=0)
     add_version(session, run, found.job, found.weights, [])
     end(session, run, "succeeded")
     return run

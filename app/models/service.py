@@ -25,7 +25,7 @@ from app.models.tasks import (
 from app.problems import Conflict, Invalid, missing
 from mtl_core.architectures import Architecture, TaskOutline, expand
 from mtl_core.building.tasks import Limits
-from mtl_core.errors import Fault, SpecError, pointer_to
+from mtl_core.errors import Fault, SpecError, pointer_to, suggestion
 from mtl_core.specs import TaskSpec
 
 LATEST, DEFAULT = "latest", "default"
@@ -291,6 +291,25 @@ def find_version(session: Session, model: Model, wanted: str | int) -> Version:
     if version is None:
         raise missing("version", f"{wanted}' of model '{model.name}")
     return version
+
+
+def check_tasks_of(version: Version, wanted: Sequence[str] | None) -> None:
+    """Refuse names that are none of a version's tasks.
+
+    Raises:
+        Invalid: At ``/tasks/<i>`` for each of them.
+    """
+    known = [spec["name"] for spec in version.tasks]
+    faults = [
+        Fault(
+            pointer_to("tasks", i),
+            f"version {version.number} has no task '{name}': {suggestion(name, known)}",
+        )
+        for i, name in enumerate(wanted or [])
+        if name not in known
+    ]
+    if faults:
+        raise Invalid(faults[0].detail, faults)
 
 
 def served_version(

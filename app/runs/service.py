@@ -81,8 +81,8 @@ def enqueue_training(
     planned = plan_training(session, store, encoders, model, specs, request, limits)
     if request.verdict:
         check_verdict(planned.job, request.trainer)
-    asked, job = request.model_dump(mode="json"), planned.job.model_dump(mode="json")
-    return enqueue(session, "train", model.name, asked, job, client=client, priority=request.priority)
+    asked = request.model_dump(mode="json")
+    return enqueue(session, "train", model.name, asked, planned.job, client=client, priority=request.priority)
 
 
 def plan_training(
@@ -152,17 +152,8 @@ def enqueue_scoring(
     job = plan_job(
         session, store, encoders, specs, request.datasets, limits, given, remap_labels=request.remap_labels
     )
-    run = enqueue(
-        session,
-        "score",
-        model.name,
-        request.model_dump(mode="json"),
-        job.model_dump(mode="json"),
-        client=client,
-        priority=request.priority,
-    )
-    run.model_version = version.number
-    return run
+    asked = request.model_dump(mode="json")
+    return enqueue_with(session, "score", version, asked, job, client=client)
 
 
 def check_queue(session: Session, client: str, most: int) -> None:
@@ -339,7 +330,7 @@ def enqueue(
     kind: RunKind,
     model: str,
     request: dict[str, Any],
-    job: dict[str, Any],
+    job: Job,
     *,
     client: str,
     priority: int,
@@ -366,7 +357,7 @@ def enqueue(
         kind=kind,
         status="queued",
         request=request,
-        job=job,
+        job=job.model_dump(mode="json"),
         result=result,
         client=client,
         priority=priority,
@@ -376,6 +367,16 @@ def enqueue(
     session.add(run)
     session.flush()
     events.append(session, run.id, [status_event(run)])
+    return run
+
+
+def enqueue_with(
+    session: Session, kind: RunKind, version: Version, request: dict[str, Any], job: Job, *, client: str
+) -> Run:
+    """Queue a run that works with a version, and makes no other."""
+    priority: int = request["priority"]
+    run = enqueue(session, kind, version.model, request, job, client=client, priority=priority)
+    run.model_version = version.number
     return run
 
 

@@ -52,7 +52,7 @@ def enqueue_search(around: Surroundings, model: Model, request: SearchIn, client
         KIND,
         model.name,
         asked,
-        job.model_dump(mode="json"),
+        job,
         client=client,
         priority=request.train.priority,
     )

@@ -243,7 +243,7 @@ class _Step:
             "train",
             self.run.model,
             train.model_dump(mode="json") | {"trial": {"number": kept.number, "params": params}},
-            child.model_dump(mode="json"),
+            child,
             client=self.run.client,
             priority=self.run.priority,
             parent=self.run.id,

@@ -6,6 +6,7 @@ from app.db.session import Database
 from app.db.tables import Model, Run
 from app.problems import QueueFull
 from app.runs import service
+from app.runs.job import Job
 
 
 def add(db: Database, client: str, status: str, parent: str | None = None, n: int = 1) -> None:
@@ -14,7 +15,16 @@ def add(db: Database, client: str, status: str, parent: str | None = None, n: in
             session.add(Model(name="m"))
             session.flush()
         for _ in range(n):
-            run = service.enqueue(session, "train", "m", {}, {}, client=client, priority=0, parent=parent)
+            run = service.enqueue(
+                session,
+                "train",
+                "m",
+                {},
+                Job(preprocessing="fitted"),
+                client=client,
+                priority=0,
+                parent=parent,
+            )
             run.status = status
 
 

@@ -93,7 +93,7 @@ class World:
                 "search",
                 "m",
                 request.model_dump(mode="json"),
-                job.model_dump(mode="json"),
+                job,
                 client="somebody",
                 priority=3,
             ).id
