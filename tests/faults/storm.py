@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -158,7 +159,7 @@ class Summary:
 
 
 class Fleet:
-    """A server on a port of its own and some workers, each replaced when it is gone.
+    """A server on a port of its own and some workers, each replaced when it is gone, and a model to be trained.
 
     Args:
         folder: For their data and logs.
@@ -181,6 +182,7 @@ class Fleet:
         self.server = self._new_server()
         self.workers = [self._new_worker(self.env) for _ in range(n_workers)]
         self.gone: list[WorkerProcess] = []
+        self._whole: dict[int, dict[str, Any]] = {}
         self.api.get("/readyz")
 
     def _new_server(self) -> TaskloomProcess:
@@ -194,6 +196,34 @@ class Fleet:
     def _log(self, kind: str) -> Path:
         self._logs += 1
         return self.folder / f"{kind}-{self._logs}.log"
+
+    def ready(self) -> None:
+        """Wait until all workers can claim."""
+        for worker in self.workers:
+            worker.logged("worker started")
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """What is trained."""
+        return Shapes(self.api).make_noisy()
+
+    def start(self, number: int) -> str:
+        """Start a training of some kind."""
+        body = {
+            "datasets": [self.shapes.dataset(kind) for kind in ("circle", "square")],
+            "trainer": {"seed": 3, "lr": 0.003, "log_manager_config": {"evaluation_freq": 50}}
+            | TRAINERS[number],
+            "init_from": None,
+        }
+        return self.api.post(f"/v1/models/{self.shapes.model}/runs", body, 202)["id"]
+
+    def whole(self, number: int) -> dict[str, Any]:
+        """Return what a training of some kind comes to that is left alone; the first that asks has it trained."""
+        if number not in self._whole:
+            run = self.start(number)
+            assert self.api.ended(run)["attempt"] == 1
+            self._whole[number] = self.api.result(run)
+        return self._whole[number]
 
     @property
     def artifacts(self) -> Path:
@@ -220,9 +250,9 @@ class Fleet:
         """Stop a worker as an operator would, and start another."""
         return self._replace(random.choice(self.workers), WorkerProcess.stop)
 
-    def add_worker(self, **env: str) -> WorkerProcess:
-        """Start a further worker."""
-        self.workers.append(self._new_worker(self.env | env))
+    def stop_worker_for(self, **env: str) -> WorkerProcess:
+        """Stop a worker, and start another that has more in its environment."""
+        self._replace(self.workers[-1], WorkerProcess.stop, **env)
         return self.workers[-1]
 
     def kill_server(self) -> bool:
@@ -256,10 +286,10 @@ class Fleet:
             )
         return True
 
-    def _replace(self, worker: WorkerProcess, end: Callable[[WorkerProcess], None]) -> bool:
+    def _replace(self, worker: WorkerProcess, end: Callable[[WorkerProcess], None], **env: str) -> bool:
         end(worker)
         self.gone.append(worker)
-        self.workers[self.workers.index(worker)] = self._new_worker(self.env)
+        self.workers[self.workers.index(worker)] = self._new_worker(self.env | env)
         return True
 
     def claims(self) -> Counter[str]:
@@ -287,25 +317,8 @@ class Storm:
         self.fleet = fleet
         self.api = fleet.api
         self.summary = Summary()
-        self.shapes = Shapes(self.api).make_noisy()
-        self.whole = [self.api.result(self._finished(number)) for number in range(len(TRAINERS))]
         self._over = threading.Event()
         self._failures: list[Exception] = []
-
-    def _finished(self, number: int) -> str:
-        run = self.start(number)
-        self.api.ended(run)
-        return run
-
-    def start(self, number: int) -> str:
-        """Start a training of some kind."""
-        body = {
-            "datasets": [self.shapes.dataset(kind) for kind in ("circle", "square")],
-            "trainer": {"seed": 3, "lr": 0.003, "log_manager_config": {"evaluation_freq": 50}}
-            | TRAINERS[number],
-            "init_from": None,
-        }
-        return self.api.post(f"/v1/models/{self.shapes.model}/runs", body, 202)["id"]
 
     def rage(
         self,
@@ -322,6 +335,9 @@ class Storm:
             kinds: What may happen, each with its weight; says whether it did.
             pause: Seconds from one to the next, at least and at most.
         """
+        for number in range(len(TRAINERS)):
+            self.fleet.whole(number)
+        before = len(self._versions())
         self.api.told_to_wait = 0
         asking = [
             threading.Thread(target=self._guarded, args=(self._ask, number))
@@ -349,7 +365,7 @@ class Storm:
         self._over.set()
         for thread in asking:
             thread.join()
-        self._judge(numbers, told)
+        self._judge(numbers, told, before)
         self.summary.told_to_wait = self.api.told_to_wait
         if self._failures:
             raise self._failures[0]
@@ -372,9 +388,9 @@ class Storm:
             told[run] = self.api.follow(run)
 
         while len(numbers) < n_runs or self.summary.faults.total() < n_faults:
-            if sum(run not in told for run in numbers) < 6:
+            if sum(run not in told for run in numbers) < min(6, n_runs):
                 number = len(numbers) % len(TRAINERS)
-                run = self.start(number)
+                run = self.fleet.start(number)
                 numbers[run] = number
                 followers[run] = threading.Thread(target=self._guarded, args=(follow, run))
                 followers[run].start()
@@ -383,7 +399,7 @@ class Storm:
     def _ask(self, number: int) -> None:
         """Ask for predictions of the first version, over and over, and compare each with the first answer."""
         chance = random.Random(number)
-        path = f"/v1/models/{self.shapes.model}/predict"
+        path = f"/v1/models/{self.fleet.shapes.model}/predict"
         inputs = [
             {
                 f"{kind}_data": [[chance.uniform(-1, 1), chance.uniform(-1, 1)] for _ in range(3)]
@@ -411,7 +427,10 @@ class Storm:
             if response.json()["predictions"] != wanted[i]:
                 self.summary.wrong += 1
 
-    def _judge(self, numbers: dict[str, int], told: dict[str, list[dict[str, Any]]]) -> None:
+    def _versions(self) -> list[int]:
+        return self.api.get(f"/v1/models/{self.fleet.shapes.model}")["versions"]
+
+    def _judge(self, numbers: dict[str, int], told: dict[str, list[dict[str, Any]]], before: int) -> None:
         versions: Counter[int] = Counter()
         for run, number in numbers.items():
             ended = self.api.run(run)
@@ -424,14 +443,12 @@ class Storm:
             keys = Counter((row["task"], row["dataset"], row["split"], row["metric"]) for row in rows)
             if versions[ended["model_version"]] > 1 or not keys or max(keys.values()) > 1:
                 self.summary.doubled += 1
-            if json.dumps(self.api.result(run)) != json.dumps(self.whole[number]):
+            if json.dumps(self.api.result(run)) != json.dumps(self.fleet.whole(number)):
                 self.summary.different += 1
             events = self.api.events(run)
             if told.get(run) != events or [e["id"] for e in events] != list(range(1, len(events) + 1)):
                 self.summary.broken_streams += 1
-        made = self.api.get(f"/v1/models/{self.shapes.model}")["versions"]
-        if len(made) != len(versions) + len(TRAINERS):
-            self.summary.doubled += abs(len(made) - len(versions) - len(TRAINERS))
+        self.summary.doubled += abs(len(self._versions()) - before - len(versions))
 
 
 def restart_postgres(postgres: Postgres) -> Callable[[], bool]:

@@ -131,11 +131,12 @@ class ServerProcess(TaskloomProcess):
         def is_ready() -> bool:
             assert self.process.poll() is None, self.log.read_text()[-4000:]
             try:
-                return httpx.get(f"{url}/readyz", timeout=10).status_code == 200
+                return http.get("/readyz").status_code == 200
             except httpx.TransportError:
                 return False
 
-        until(is_ready, f"{url} to be ready")
+        with httpx.Client(base_url=url, timeout=10, verify=False) as http:
+            until(is_ready, f"{url} to be ready")
         return url
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,9 @@ from tests.conftest import Postgres
 from tests.service.client import Api
 from tests.service.conftest import Service, on_sqlite_alone
 from tests.service.processes import ServerProcess, WorkerProcess, environment, run_command, until
-from tests.service.shapes import Shapes
+from tests.service.shapes import ENDLESS, Shapes
 
-LONG: dict[str, Any] = {"n_epochs": 1500, "compile": "off", "log_manager_config": {"evaluation_freq": 500}}
+LONG: dict[str, Any] = {"n_epochs": 300, "compile": "off", "log_manager_config": {"evaluation_freq": 100}}
 
 
 class Restored:
@@ -61,13 +63,17 @@ def test_a_backup_taken_under_load_serves_and_trains_on_elsewhere(
     datasets = [shapes.dataset("circle"), shapes.dataset("square")]
     api.train(shapes.model, datasets, n_epochs=5)
     question = {"inputs": {"circle_data": [[0.1, 0.2]], "square_data": [[0.3, -0.8]]}, "version": 1}
+    load = api.start(shapes.model, datasets, init_from=None, **ENDLESS)
     run = api.start(shapes.model, datasets, init_from=None, **LONG)
     until(lambda: api.run(run)["resumable_from"], "a snapshot")
+    # It must not end before the backup does; the other goes on.
+    process = list(service.worker_of(run).claims(run))[-1]["pid"]
+    os.kill(process, signal.SIGSTOP)
 
     folder = restored.folder / "backup"
     said = command("backup", str(folder), env=service.env)
     assert "rows and" in said
-    assert api.run(run)["status"] == "running"
+    assert api.run(run)["status"] == api.training(load)["status"] == "running"
     # A backup that is there is brought up to date, and loses what is gone.
     back_up(settings_of(service.env), folder)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -75,8 +81,11 @@ def test_a_backup_taken_under_load_serves_and_trains_on_elsewhere(
         len([path for path in (folder / "artifacts").glob("??/*") if path.is_file()]) == manifest["artifacts"]
     )
 
+    os.kill(process, signal.SIGCONT)
+    api.post(f"/v1/runs/{load}/cancel", status=202)
     assert "restored" in command("restore", str(folder), env=restored.env)
     other = restored.start()
+    other.post(f"/v1/runs/{load}/cancel", status=202)
     predict = f"/v1/models/{shapes.model}/predict"
     assert other.post(predict, question, 200) == api.post(predict, question, 200)
     api.ended(run)

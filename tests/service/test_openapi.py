@@ -8,6 +8,7 @@ from typing import Any
 from zlib import crc32
 
 import pytest
+import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import not_a_server_error
@@ -234,6 +235,14 @@ def schema(document: dict[str, Any]) -> BaseSchema:
     return schema
 
 
+@pytest.fixture(scope="module")
+def session() -> Iterator[requests.Session]:
+    """One connection for all requests, and no look for proxies at each."""
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
+
+
 def is_passed_over(case: schemathesis.Case) -> bool:
     """Say whether a request is not sent: of the boundary cases of the costly operations, a third is."""
     is_costly = case.operation.label in COSTLY and case.meta.phase.name == "coverage"
@@ -249,10 +258,12 @@ def is_passed_over(case: schemathesis.Case) -> bool:
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_the_server_does_what_the_document_says(fresh: Api, case: schemathesis.Case) -> None:
+def test_the_server_does_what_the_document_says(
+    fresh: Api, session: requests.Session, case: schemathesis.Case
+) -> None:
     if is_passed_over(case):
         return
-    response = case.call(base_url=fresh.url)
+    response = case.call(base_url=fresh.url, session=session)
     checks = [
         not_a_server_error,
         status_code_conformance,

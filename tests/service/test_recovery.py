@@ -16,7 +16,7 @@ from tests.service.shapes import ENDLESS, Shapes
 
 # Some seconds of training that draws random numbers for every batch, evaluated now and then.
 LONG: dict[str, Any] = {
-    "n_epochs": 800,
+    "n_epochs": 500,
     "seed": 3,
     "lr": 0.003,
     "compile": "off",
@@ -129,22 +129,22 @@ def test_a_cancelled_run_stops_at_once_and_is_resumed_where_it_stood(
 @on_sqlite_alone
 def test_a_run_without_a_seed_has_one_for_all_of_its_attempts(service: Service, noisy: Shapes) -> None:
     api = service.api
-    run = start(noisy, trainer={"seed": None, "n_epochs": 600})
+    run = start(noisy, trainer={"seed": None, "n_epochs": 300})
     api.training(run)
     os.kill(training_process(service, run), signal.SIGKILL)
     api.ended(run)
     series = api.result(run)["series"]["model/all/train/loss"]
-    assert [point["epoch"] for point in series] == [100, 200, 300, 400, 500, 600]
+    assert [point["epoch"] for point in series] == [100, 200, 300]
 
 
 @on_sqlite_alone
 def test_a_verdict_is_taken_up_in_the_training_that_it_stood_in(service: Service, noisy: Shapes) -> None:
     api = service.api
-    short = {"n_epochs": 400, "log_manager_config": {"evaluation_freq": 100}}
+    short = {"n_epochs": 250, "log_manager_config": {"evaluation_freq": 100}}
     asked = {"trainer": short, "verdict": {"resamples": 100}}
     run = start(noisy, **asked)
     # The shared model's training is over, and a task alone has been trained for a while.
-    steps = 400 * 4
+    steps = 250 * 4
     until(lambda: (api.run(run)["resumable_from"] or 0) > steps + 50, "a snapshot of a task alone")
     os.kill(training_process(service, run), signal.SIGKILL)
     api.ended(run)

@@ -52,6 +52,8 @@ def test_a_killed_worker_loses_no_run(two_workers: Service, shapes: Shapes) -> N
     assert_scored_once(api, run)
 
 
+# On PostgreSQL, all processes are stopped in turn in tests/faults/.
+@on_sqlite_alone
 def test_a_worker_that_is_stopped_hands_its_run_back(service: Service, shapes: Shapes) -> None:
     api = shapes.make("circle").api
     run = api.start(shapes.model, [shapes.dataset("circle")], **SOME_SECONDS)
@@ -89,6 +91,7 @@ def test_a_worker_gives_each_run_a_gpu_to_itself(service: Service, shapes: Shape
         worker.stop()
 
 
+@on_sqlite_alone
 def test_a_killed_caretaker_is_replaced(service: Service) -> None:
     worker = service.workers[-1]
     worker.logged("worker started")

@@ -67,7 +67,7 @@ class Served:
         self._server.should_exit = True
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self.url}{path}", timeout=30)
+        return httpx.get(f"{self.url}{path}", timeout=30, verify=False)
 
     def ended(self) -> bool:
         """Wait until the server is gone."""

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -95,6 +95,10 @@ class Heard(FitListener):
         return self.step in self.stop_after
 
 
+Whole: TypeAlias = tuple[Heard, Trainer, MultitaskClassifier]
+"""A training that came to its end."""
+
+
 @dataclass
 class Trial:
     """What is trained, made anew for every attempt from another random state."""
@@ -121,12 +125,12 @@ class Trial:
     def snapshots(self) -> Snapshots:
         return Snapshots(SnapshotFolder(self.folder / "snapshots"), every=0)
 
-    def whole(self) -> tuple[Heard, Trainer, MultitaskClassifier]:
+    def whole(self) -> Whole:
         torch.manual_seed(1)
         heard = Heard()
         return heard, *self.attempt("whole", heard)
 
-    def broken(self, *stop_after: int) -> tuple[Heard, Trainer, MultitaskClassifier]:
+    def broken(self, *stop_after: int) -> Whole:
         heard = Heard()
         for number, step in enumerate(stop_after):
             self.stop_at(step, heard, seed=1 + number)
@@ -141,8 +145,8 @@ class Trial:
             self.attempt(f"up to {step}", heard, self.snapshots())
         heard.stop_after = set()
 
-    def check(self, *stop_after: int) -> None:
-        heard, trainer, model = self.whole()
+    def check(self, *stop_after: int, whole: Whole | None = None) -> None:
+        heard, trainer, model = whole or self.whole()
         again, trainer_again, model_again = self.broken(*stop_after)
         assert_same(module_weights(model), module_weights(model_again))
         assert as_json(heard.metrics) == as_json(again.metrics)
@@ -168,6 +172,26 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
     assert first.keys() == second.keys()
     for key, tensor in first.items():
         assert torch.equal(tensor, second[key]), key
+
+
+class Wholes:
+    """Trainings that nothing stopped, each made once."""
+
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        self._folders = folders
+        self._made: dict[str, Whole] = {}
+
+    def of(self, settings: dict[str, Any]) -> Whole:
+        """Return the one by these settings."""
+        key = as_json(settings)
+        if key not in self._made:
+            self._made[key] = Trial(self._folders.mktemp("whole"), settings).whole()
+        return self._made[key]
+
+
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory: pytest.TempPathFactory) -> Wholes:
+    return Wholes(tmp_path_factory)
 
 
 SETTINGS: list[dict[str, Any]] = [
@@ -204,13 +228,13 @@ SETTINGS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("stops", [(1,), (7, 9), (10, 20), (13, 14, 29)], ids=str)
 def test_a_training_that_was_stopped_ends_to_the_bit_as_one_that_was_not(
-    tmp_path: Path, settings: dict[str, Any], stops: tuple[int, ...]
+    tmp_path: Path, wholes: Wholes, settings: dict[str, Any], stops: tuple[int, ...]
 ) -> None:
     if settings.get("batch_scheduler") == "joint":
         stops = tuple(stop for stop in stops if stop < 3 * 6)
     if settings.get("accumulate_batches"):
         stops = (3, 19)
-    Trial(tmp_path, settings).check(*stops)
+    Trial(tmp_path, settings).check(*stops, whole=wholes.of(settings))
 
 
 @pytest.mark.parametrize("spec", EVERY, ids=spec_id)

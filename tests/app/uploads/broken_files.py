@@ -33,6 +33,7 @@ class Broken:
         row: The line that it names.
         column: The column that it names.
         query: How the client says to read it.
+        breaks_down: Whether the process that reads it does.
     """
 
     filename: str
@@ -41,6 +42,7 @@ class Broken:
     row: int | None = None
     column: str | None = None
     query: dict[str, Any] = field(default_factory=dict[str, Any])
+    breaks_down: bool = False
 
     def data(self) -> bytes:
         """Return the bytes."""
@@ -84,8 +86,8 @@ def _csv_files() -> Iterator[Broken]:
     yield Broken("odd-utf-16.csv", "a,b\n1,2\n".encode("utf-16") + b"x", "decoded")
     yield Broken("no-such-encoding.csv", ROWS, "no text encoding", query={"encoding": "klingon"})
     yield Broken("no-text-encoding.csv", ROWS, "no text encoding", query={"encoding": "rot13"})
-    yield Broken("other-columns.csv", ROWS, "3 columns are named", 1, query={"columns": "a,b,c"})
-    yield Broken("same-columns.csv", ROWS, "two columns", None, "a", query={"columns": "a,a"})
+    yield Broken("other-columns.csv", ROWS, "3 columns are named", 1, query={"columns": ["a,b,c"]})
+    yield Broken("same-columns.csv", ROWS, "two columns", None, "a", query={"columns": ["a,a"]})
     yield Broken("noise.bin", np.random.default_rng(1).bytes(5000), "")
     yield Broken("noise.csv", np.random.default_rng(2).bytes(5000), "", query={"format": "csv"})
     picture = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(200)
@@ -137,7 +139,7 @@ def _json_files() -> Iterator[Broken]:
     yield Broken("broken-line.jsonl", b'{"a": 1}\n{"a" 2}\n{"a": 3}\n', "", 2)
     yield Broken("key-twice.jsonl", b'{"a": 1, "a": 2}\n', "twice", 1, "a")
     yield Broken("nothing-in-them.jsonl", b"{}\n{}\n", "no columns")
-    yield Broken("deep.jsonl", b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "")
+    yield Broken("deep.jsonl", b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", breaks_down=True)
     wide = json.dumps({f"k{i}": i for i in range(20_000)}).encode()
     yield Broken("many-keys.jsonl", wide + b"\n", "columns")
     yield Broken("latin.jsonl", '{"a": "é"}\n'.encode("latin-1"), "decoded", 1, query={"encoding": "utf-8"})
