@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -41,12 +42,30 @@ IMPORT = "import_version"
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("openapi")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[ServerProcess]:
     """A server that nobody has used yet, with its own worker."""
-    folder = tmp_path_factory.mktemp("openapi")
     server = ServerProcess(env=environment(folder / "data"), log=folder / "log")
-    yield Api(server.url())
+    yield server
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def fresh(server: ServerProcess) -> Api:
+    return Api(server.url())
+
+
+@pytest.fixture(scope="module")
+def unattended(server: ServerProcess, folder: Path) -> Iterator[Api]:
+    """The same, but nobody does what is made up by the hundred: a worker would be busy with it for minutes."""
+    server.stop()
+    other = ServerProcess("--no-worker", env=environment(folder / "data"), log=folder / "log-unattended")
+    yield Api(other.url())
+    other.stop()
 
 
 @pytest.fixture(scope="module")
@@ -259,11 +278,11 @@ def is_passed_over(case: schemathesis.Case) -> bool:
     suppress_health_check=list(HealthCheck),
 )
 def test_the_server_does_what_the_document_says(
-    fresh: Api, session: requests.Session, case: schemathesis.Case
+    unattended: Api, session: requests.Session, case: schemathesis.Case
 ) -> None:
     if is_passed_over(case):
         return
-    response = case.call(base_url=fresh.url, session=session)
+    response = case.call(base_url=unattended.url, session=session)
     checks = [
         not_a_server_error,
         status_code_conformance,
@@ -273,6 +292,6 @@ def test_the_server_does_what_the_document_says(
     case.validate_response(response, checks=checks)
 
 
-def test_afterwards_the_server_is_well(fresh: Api) -> None:
-    assert fresh.get("/readyz")["status"] == "ready"
-    check_problem(fresh.http.get("/v1/nothing"))
+def test_afterwards_the_server_is_well(unattended: Api) -> None:
+    assert unattended.get("/readyz")["status"] == "ready"
+    check_problem(unattended.http.get("/v1/nothing"))
