@@ -12,6 +12,7 @@ from app.datasets import service as datasets
 from app.datasets.parts import Part, take_rows
 from app.db.tables import Model, Run, Version
 from app.models import service as models
+from app.predictions.loaded import shapes_of
 from app.predictions.question import Question
 from app.predictions.rows import encode_fields
 from app.problems import Invalid, NotFound
@@ -24,6 +25,7 @@ from app.storage.encoders import SentenceEncoders
 from app.storage.tables import Table
 from app.uploads import service as uploads
 from mtl_core import MultitaskClassifier, TaskPaths
+from mtl_core.building.fields import FieldShapes
 from mtl_core.building.tasks import build_tasks
 from mtl_core.errors import Fault, TaskloomError, pointer_to, suggestion
 from mtl_core.preprocessing import ColumnError, FittedField
@@ -58,8 +60,7 @@ def enqueue_prediction(
     rows = list(_rows_of(session, request))
     for ref in rows:
         _check_columns(store, ref, fields, request.keep, specs)
-        dtypes = {name: version.fields[name]["dtype"] for name in fields}
-        _try_out(store, encoders, ref, fields, dtypes)
+        _try_out(store, encoders, ref, fields, shapes_of(version))
     job = Job(rows=rows, preprocessing=version.preprocessing or "", weights=[whole_version(version)])
     asked = request.model_dump(mode="json", by_alias=True)
     return enqueue_with(session, "predict", version, asked, job, client=client)
@@ -166,14 +167,14 @@ def _try_out(
     encoders: SentenceEncoders,
     ref: RowsRef,
     fields: Mapping[str, FittedField],
-    dtypes: Mapping[str, str],
+    shapes: FieldShapes,
 ) -> None:
     """Encode the first rows."""
     columns = list(dict.fromkeys(column for field in fields.values() for column in field.column_names))
     table = take_rows(store, ref.parts, columns, 0, _TRIED_ROWS)
     raw = {name: table.column(name).combine_chunks() for name in columns}
     try:
-        encode_fields(fields, raw, encoders, dtypes)
+        encode_fields(fields, raw, encoders, shapes)
     except ColumnError as error:
         at = "/upload" if ref.upload else "/dataset"
         raise Invalid.at(at, f"{ref.named(error.row)}, column '{error.column}': {error.detail}") from None

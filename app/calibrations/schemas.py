@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from app.runs.schemas import DatasetRef, Queued
-from app.wire import In, Out, shown_as
+from app.wire import Out, shown_as
 from mtl_core.specs import Name
 
 _SCORES = {"log_loss": 0.41, "calibration_error": 0.09, "classwise_calibration_error": 0.1}
@@ -29,7 +29,7 @@ _CALIBRATION: dict[str, Any] = {
 }
 
 
-class CalibrateIn(Queued, In, json_schema_extra=shown_as({"split": "train", "tasks": ["circle_task"]})):
+class CalibrateIn(Queued, json_schema_extra=shown_as({"split": "train", "tasks": ["circle_task"]})):
     """A calibration to be made."""
 
     datasets: Annotated[list[DatasetRef], Field(min_length=1, max_length=1000)] | None = None

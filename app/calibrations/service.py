@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -158,10 +157,9 @@ def _watched(trained: Run) -> str:
 
 
 def _report(task: CalibratedTask) -> dict[str, Any]:
-    return asdict(task) | {
-        "before": finite_or_none(asdict(task.before)),
-        "after": finite_or_none(asdict(task.after)),
-        "temperatures": [
-            round(temperature, 6) for temperature in task.temperatures if math.isfinite(temperature)
-        ],
+    report = asdict(task)
+    return report | {
+        "before": finite_or_none(report["before"]),
+        "after": finite_or_none(report["after"]),
+        "temperatures": [round(temperature, 6) for temperature in task.temperatures],
     }

@@ -235,12 +235,7 @@ def encoded(
         Invalid: If the version was not trained on raw columns, or at a value that its column's type does not take.
     """
     try:
-        return encode_fields(
-            _encodable(loaded, route),
-            raw,
-            loaded.encoders,
-            {name: known.dtype for name, known in loaded.fields.items()},
-        )
+        return encode_fields(_encodable(loaded, route), raw, loaded.encoders, loaded.fields)
     except ColumnError as error:
         row = 0 if error.row is None else error.row
         at = ("records", row, error.column) if by_record else ("columns", error.column, row)
@@ -251,7 +246,7 @@ def encode_fields(
     fields: Mapping[str, FittedField],
     raw: Mapping[str, Column],
     encoders: Mapping[str, SentenceEncoder],
-    dtypes: Mapping[str, str],
+    shapes: Mapping[str, FieldShape],
 ) -> Fields:
     """Encode raw columns as fields.
 
@@ -259,13 +254,13 @@ def encode_fields(
         fields: How each is made.
         raw: Raw values by column.
         encoders: Sentence encoders for columns of text.
-        dtypes: Dtypes by field, as the network reads them.
+        shapes: How the network reads them.
 
     Raises:
         ColumnError: At a value that its column's type does not take.
     """
     return {
-        name: field.encode(raw, encoders).astype(_DTYPES[dtypes[name]], copy=False)
+        name: field.encode(raw, encoders).astype(_DTYPES[shapes[name].dtype], copy=False)
         for name, field in fields.items()
     }
 

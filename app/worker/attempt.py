@@ -11,10 +11,11 @@ from typing import TypeVar
 from sqlalchemy.orm import Session
 
 from app.db.session import DATABASE_AWAY, Database
-from app.db.tables import Run
+from app.db.tables import Run, Version
 from app.logs import get_logger
 from app.runs.job import Job
 from app.runs.lease import Claim, LeaseLostError
+from app.runs.results import ResultFile, finish_with_file
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.encoders import SentenceEncoders
@@ -53,6 +54,23 @@ class Attempt:
     def encoders(self) -> SentenceEncoders:
         """Sentence encoders for columns of text."""
         return SentenceEncoders(self.settings.sentence_encoders)
+
+    def version(self) -> Version:
+        """Return the version that the run works with."""
+        with self.db.read() as session:
+            return session.get_one(Version, (self.run.model, self.run.model_version))
+
+    def end_with_file(self, path: Path, media_type: str, filename: str) -> None:
+        """Store a file of :attr:`folder`, and end the run with it.
+
+        Args:
+            path: Where it is; it is gone from there afterwards.
+            media_type: What it is.
+            filename: What to call it where it is downloaded.
+        """
+        stored = self.store.put_file(path)
+        file = ResultFile(sha256=stored.sha256, bytes=stored.bytes, media_type=media_type, filename=filename)
+        self.end(lambda session: finish_with_file(session, self.claim, file))
 
     def end(self, write: Callable[[Session], T]) -> T | None:
         """Write the run's end, as :func:`write_end`."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from app.db.tables import Version
 from app.exports.service import request_of
 from app.predictions.loaded import shapes_of
 from app.runs.preprocessing import Preprocessing, load_preprocessing
-from app.runs.results import ResultFile, finish_with_file
 from app.worker.attempt import Attempt
 from app.worker.reporting import Reporter
 from mtl_core import (
@@ -34,8 +32,7 @@ _LARGEST_DIFFERENCE = 1e-3
 def export(attempt: Attempt) -> None:
     """Export the version in the form that is wanted."""
     run, request = attempt.run, request_of(attempt.run)
-    with attempt.db.read() as session:
-        version = session.get_one(Version, (run.model, run.model_version))
+    version = attempt.version()
     reporter = Reporter(attempt.settings, attempt.claim, attempt.db, run, attempt.stop)
     specs = [TaskSpec.model_validate(spec) for spec in version.tasks]
     specs = [spec for spec in specs if request.tasks is None or spec.name in request.tasks]
@@ -65,14 +62,8 @@ def export(attempt: Attempt) -> None:
             for path in sorted(folder.iterdir()):
                 zipped.write(path, path.name)
     reporter.finish()
-    stored = attempt.store.put_file(archive)
-    file = ResultFile(
-        sha256=stored.sha256,
-        bytes=stored.bytes,
-        media_type="application/zip",
-        filename=f"{version.model}-{version.number}-{request.format}.zip",
-    )
-    attempt.end(lambda session: finish_with_file(session, attempt.claim, file))
+    filename = f"{version.model}-{version.number}-{request.format}.zip"
+    attempt.end_with_file(archive, "application/zip", filename)
 
 
 def _of_tasks(preprocessing: Preprocessing, names: list[str], fields: FieldShapes) -> Preprocessing:

@@ -11,13 +11,11 @@ import torch
 from app.batch_predictions.files import FORMS, writer_of
 from app.batch_predictions.service import ROW, SPLIT, question_of, request_of
 from app.datasets.parts import read_part
-from app.db.tables import Version
 from app.predictions.answering import Answers, Part, predictions_of
 from app.predictions.batching import joined
 from app.predictions.loaded import Loader
 from app.predictions.rows import encode_fields
 from app.runs.job import RowsRef
-from app.runs.results import ResultFile, finish_with_file
 from app.worker.attempt import Attempt
 from app.worker.reporting import RowsReporter
 from mtl_core import TaskloomError
@@ -30,12 +28,10 @@ def predict(attempt: Attempt) -> None:
     """Predict all rows of the job, at constant memory."""
     run, job, settings = attempt.run, attempt.job, attempt.settings
     request = request_of(run)
-    with attempt.db.read() as session:
-        version = session.get_one(Version, (run.model, run.model_version))
+    version = attempt.version()
     loaded = Loader(attempt.store, settings.limits, attempt.encoders).load(version)
     route = loaded.route(question_of(request))
     fields = {name: loaded.preprocessing.fields[name] for name in route.fields}
-    dtypes = {name: known.dtype for name, known in loaded.fields.items()}
     columns = list(dict.fromkeys(name for field in fields.values() for name in field.column_names))
     most_rows = max(1, min(_MOST_ROWS, settings.max_activations // max(1, loaded.activations)))
     n_rows = sum(ref.rows for ref in job.rows)
@@ -49,7 +45,7 @@ def predict(attempt: Attempt) -> None:
             for start, batch in _batches(attempt, ref, [*columns, *request.keep], most_rows):
                 raw = {name: batch.column(name) for name in columns}
                 try:
-                    arrays = encode_fields(fields, raw, loaded.encoders, dtypes)
+                    arrays = encode_fields(fields, raw, loaded.encoders, loaded.fields)
                 except ColumnError as error:
                     where = ref.named(None if error.row is None else start + error.row)
                     raise TaskloomError(f"{where}, column '{error.column}': {error.detail}") from error
@@ -64,10 +60,8 @@ def predict(attempt: Attempt) -> None:
                 reporter.on_rows(batch.num_rows)
         writer.close()
     reporter.finish()
-    stored = attempt.store.put_file(path)
     filename = f"{run.model}-{version.number}-{run.id}.{form.suffix}"
-    file = ResultFile(sha256=stored.sha256, bytes=stored.bytes, media_type=form.media_type, filename=filename)
-    attempt.end(lambda session: finish_with_file(session, attempt.claim, file))
+    attempt.end_with_file(path, form.media_type, filename)
 
 
 def _batches(

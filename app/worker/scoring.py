@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from app.db.tables import Version
 from app.runs import service
 from app.runs.job import Job
 from app.runs.preprocessing import load_preprocessing
@@ -19,9 +18,7 @@ _SCORING_BATCH = 1024
 
 def score(attempt: Attempt) -> None:
     """Score a version on every split of the job."""
-    run, job = attempt.run, attempt.job
-    with attempt.db.read() as session:
-        version = session.get_one(Version, (run.model, run.model_version))
+    job, version = attempt.job, attempt.version()
     loader = loader_of(attempt)
     model = model_of(job, version.model)
     load_module_weights(model, attempt.store.load_tensors(version.sha256))
